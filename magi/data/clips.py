@@ -1,0 +1,29 @@
+"""What the rest of the code sees of a data set: batches of clips, addressed by position.
+
+Knows no file format and no tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of clips. ``B`` clips of ``T`` frames, ``H`` x ``W`` pixels."""
+
+    video: Tensor  # (B, T, 3, H, W) uint8
+    interval: Tensor  # (B,) int64, 1..25: the frame interval that was really used, hence the one to embed
+    sample: Tensor  # (B,) int64, position in the run's endless order; everything random about a sample is keyed on it
+
+
+class ClipSource(Protocol):
+    """Anything that can be trained on: a pure function from positions to clips."""
+
+    def clips(self, samples: Sequence[int]) -> Clips:
+        """Return the clips at these positions of the endless order, the same ones at every call."""
+        ...
