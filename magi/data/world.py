@@ -141,7 +141,8 @@ class World:
             actions: (B, T) integers 0..4, in place of the random ones of a steered world.
 
         Raises:
-            ValueError: an interval out of 1..25, no frames, or actions that are misshapen, unknown or given to an unsteered world.
+            ValueError: an interval out of 1..25, no frames, or actions that are misshapen, unknown or given to a world
+                that is not steered.
         """
         if interval is not None and not 1 <= interval <= MAX_INTERVAL:
             raise ValueError(f"interval is {interval}, expected 1..{MAX_INTERVAL}")
@@ -187,7 +188,7 @@ class World:
         canvas = states.background[:, None].expand(batch, num_frames, 3, size, size).clone()
         flat = canvas.view(batch, num_frames, 3, size * size)
         palette = torch.tensor(PALETTE, dtype=torch.float32, device=self.device)
-        # Each body is drawn on a square just large enough for it, cut out of the frame and put back: a tenth of the work.
+        # A body is drawn on a square just large enough for it, cut out of the frame and put back: a tenth of the work.
         side = min(2 * int(np.ceil(LARGEST_RADIUS * scale + 1)) + 1, size)
         steps = torch.arange(side, device=self.device)
         for body in range(num_bodies):
@@ -218,10 +219,10 @@ class World:
 
 
 def _disc(dx: Tensor, dy: Tensor, *, radius: Tensor, colour: Tensor) -> tuple[Tensor, Tensor]:
-    """Return coverage (B, T, 1, side^2) and colour (B, T, 3, side^2) of discs around the origin of dx, dy (B, T, side)."""
+    """Return coverage (B, T, 1, S^2) and colour (B, T, 3, S^2) of discs around the origin of dx, dy (B, T, S)."""
     radius = radius[:, None, None, None]  # (B, 1, 1, 1)
     dx, dy = dx[..., None, :], dy[..., :, None]
-    distance = (dx * dx + dy * dy).sqrt()  # (B, T, side, side)
+    distance = (dx * dx + dy * dy).sqrt()  # (B, T, S, S)
     # A disc of radius 0 is an absent body and covers nothing, hence the second clamp.
     coverage = (radius + 0.5 - distance).clamp(0, 1) * radius.clamp(0, 1)
     rim = (distance - 0.75 * radius).clamp(0, 1)
