@@ -178,7 +178,7 @@ class Autoencoder(nn.Module):
 
     @torch.no_grad()
     def measure_statistics(self, pixel_batches: Iterable[Tensor]) -> None:
-        """Set ``shift`` and ``scale`` so that ``encode`` gives zero mean and unit variance per channel on these batches.
+        """Set ``shift`` and ``scale`` so that ``encode`` gives each channel zero mean, unit variance on these batches.
 
         Args:
             pixel_batches: tensors (B, T, 3, H, W) in [-1, 1].

@@ -19,7 +19,7 @@ from magi.tokenizers.protocol import per_frame_latent_shape
 
 @dataclass(frozen=True)
 class PixelTokenizer:
-    """Space to depth with squares of ``stride`` x ``stride`` pixels; ``decode(encode(pixels))`` is exactly ``pixels``."""
+    """Space to depth with squares of ``stride`` x ``stride`` pixels; decoding it gives back the very same pixels."""
 
     stride: int = 4
 
