@@ -156,7 +156,7 @@ def _classify(video: Tensor) -> Tensor:
 
 
 def _label(colors: Tensor) -> Tensor:
-    """Return for each pixel (T, H W) the last pixel, the root, of the 4-connected blob of one colour that it is part of.
+    """Return for each pixel (T, H W) the root, that is the last pixel, of the 4-connected blob of one colour it is in.
 
     Every pixel points at one that comes no sooner. It takes over the farthest pointer among its neighbours of the same
     colour, then follows it once more, so that a blob collapses onto its root in about log(diameter) rounds.
