@@ -184,6 +184,15 @@ def test_collisions_conserve_momentum_and_the_centre_of_mass() -> None:
     )
 
 
+def test_bodies_that_overlap_but_part_are_let_go() -> None:
+    """Pushed into each other by a third, say: they are moved apart, and no second impulse turns them back."""
+    velocity = np.array([[[-1.0, 0.5], [2.0, 0.0]]])
+    bodies = Bodies(np.array([[[28.0, 32.0], [36.0, 32.0]]]), velocity, np.full((1, 2), 6.0), size=64, gravity=0.0)
+    bodies.advance()
+    np.testing.assert_array_equal(bodies.velocity, velocity)
+    assert bodies.position[0, 1, 0] - bodies.position[0, 0, 0] > 12 and not bodies.bounces.any()
+
+
 # Steering
 
 
