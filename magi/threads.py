@@ -18,8 +18,8 @@ def configure_threads(threads: int | None = None) -> None:
     Idle OpenMP threads spin by default, which made a small training step 36 times slower beside one other busy process.
 
     Args:
-        threads: how many; overrules `OMP_NUM_THREADS`. None leaves it to that variable, or else to the library, which takes
-            one per core, though no more than `MAX_DEFAULT_THREADS`.
+        threads: how many; overrules `OMP_NUM_THREADS`. None leaves it to that variable, or else to the library, which
+            takes one per core, though no more than `MAX_DEFAULT_THREADS`.
 
     Raises:
         ValueError: `threads` is not positive.
