@@ -1,0 +1,357 @@
+"""The per-token head: a small adaLN MLP that denoises one token given the transformer's output for it.
+
+The network is MAR's ``SimpleMLPAdaLN`` (Li et al., "Autoregressive Image Generation without Vector Quantization",
+2024); MAGI uses three blocks of width 1024 (appendix, "Diffusion Head"). This file knows the network, its loss and
+how to run a sampler over it quickly. It does not know which tokens are masked, where the condition comes from, or
+where noise comes from.
+
+``sample_reference`` is the specification of sampling; ``sample`` computes the same numbers with everything that does
+not depend on the state moved out of the loop.
+
+Shapes: R rows (tokens), C channels of a token, D width of the transformer, W width of the head, M noisy copies of a
+token, S steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magi.model import diffusion
+from magi.model.diffusion import Denoise
+
+Kind = Literal["diffusion", "flow"]
+Solver = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
+
+SOLVERS: dict[Kind, tuple[Solver, ...]] = {"diffusion": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
+NORM_EPS = 1e-6
+MODULATED_ROWS = 640  # steps x rows modulated by one GEMM: enough to be efficient, few enough to stay in cache
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Size and kind of the head; the defaults are the paper's."""
+
+    kind: Kind = "diffusion"
+    depth: int = 3
+    width: int = 1024
+    train_steps: int = 1000  # steps of a diffusion's training schedule; what a flow's t = 1 is to the time embedding
+    time_dim: int = 256  # sines and cosines that describe t
+
+    def __post_init__(self) -> None:
+        if self.kind not in SOLVERS:
+            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(SOLVERS)}")
+        if self.depth < 0 or self.width < 1 or self.train_steps < 1:
+            raise ValueError(f"{self}: expected depth >= 0, width >= 1 and train_steps >= 1")
+        if self.time_dim < 2 or self.time_dim % 2:
+            raise ValueError(f"time_dim is {self.time_dim}; expected an even number, half cosines and half sines")
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of a time, then an MLP."""
+
+    def __init__(self, time_dim: int, width: int) -> None:
+        super().__init__()
+        self.time_dim = time_dim
+        self.expand = nn.Linear(time_dim, width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(...) -> (..., W). Angles are float32 or wider: bfloat16 cannot tell t = 999 from t = 1000."""
+        dtype = torch.promote_types(self.expand.weight.dtype, torch.float32)
+        half = self.time_dim // 2
+        frequencies = torch.exp(torch.arange(half, device=t.device, dtype=dtype) * (-math.log(10_000) / half))
+        angles = t.to(dtype).unsqueeze(-1) * frequencies  # (..., time_dim / 2)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return self.project(F.silu(self.expand(waves.to(self.expand.weight.dtype))))
+
+
+class ResidualBlock(nn.Module):
+    """``x + gate * MLP(modulate(norm(x)))``, where y decides shift, scale and gate (adaLN, Peebles & Xie, 2023)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.expand = nn.Linear(width, width)  # MAR's MLP keeps the width
+        self.project = nn.Linear(width, width)
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(F.silu(y)).chunk(3, dim=-1)  # (..., W) each
+        hidden = self.norm(x) * (1 + scale) + shift
+        return x + gate * self.project(F.silu(self.expand(hidden)))
+
+
+class OutputLayer(nn.Module):
+    """Modulated norm without parameters of its own, then a linear map to the outputs."""
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+        self.linear = nn.Linear(width, out_channels)
+        self.modulation = nn.Linear(width, 2 * width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        shift, scale = self.modulation(F.silu(y)).chunk(2, dim=-1)
+        return self.linear(self.norm(x) * (1 + scale) + shift)
+
+
+class DiffusionHead(nn.Module):
+    """Models p(token | z) for a continuous token by denoising it.
+
+    Args:
+        token_channels: C, channels of a token.
+        cond_width: D, width of the condition z.
+        config: size and kind.
+    """
+
+    def __init__(self, token_channels: int, cond_width: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.token_channels = token_channels
+        self.config = config
+        width = config.width
+        self.time_embed = TimeEmbedding(config.time_dim, width)
+        self.cond_embed = nn.Linear(cond_width, width)
+        self.input_proj = nn.Linear(token_channels, width)
+        # A ModuleList is not generic; the cast tells the type checker what is in it.
+        self.blocks = cast(Sequence[ResidualBlock], nn.ModuleList([ResidualBlock(width) for _ in range(config.depth)]))
+        out_channels = 2 * token_channels if config.kind == "diffusion" else token_channels
+        self.output = OutputLayer(width, out_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """MAR's initialisation: every block starts as the identity and the output as zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        for layer in (self.time_embed.expand, self.time_embed.project):
+            nn.init.normal_(layer.weight, std=0.02)
+        for layer in (*(block.modulation for block in self.blocks), self.output.modulation, self.output.linear):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
+        """The plain network.
+
+        Args:
+            x: (R, C) noisy tokens.
+            t: (R,) int64 timesteps in [0, train_steps), or for a flow float times in [0, 1].
+            z: (R, D) condition.
+
+        Returns:
+            (R, 2C) predicted noise and variance value for a diffusion, (R, C) velocity for a flow. Leading shapes that
+            broadcast will do in place of R.
+        """
+        y = self._embed_time(t) + self.cond_embed(z)  # (R, W)
+        x = self.input_proj(x.to(self.input_proj.weight.dtype))
+        for block in self.blocks:
+            x = block(x, y)
+        return self.output(x, y)
+
+    def _embed_time(self, t: Tensor) -> Tensor:
+        """(...) -> (..., W). A flow's unit interval is stretched over the same angles as a diffusion's timesteps."""
+        return self.time_embed(t * self.config.train_steps if self.config.kind == "flow" else t)
+
+    def draw_times(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
+        """Draw training times: int64 uniform on 0 .. train_steps - 1, or for a flow float32 uniform on [0, 1)."""
+        if self.config.kind == "flow":
+            return torch.from_numpy(rng.random(shape, dtype=np.float32))
+        return torch.from_numpy(rng.integers(self.config.train_steps, size=shape))
+
+    def loss(self, z: Tensor, target: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Return each token's training losses: ``mse``, and for a diffusion ``vb`` (``diffusion.learned_range_loss``).
+
+        To train on M noisy copies of every token (MAR's ``diffusion_batch_mul``) give ``t`` and ``noise`` a leading
+        M: the condition is embedded once for all of them.
+
+        Args:
+            z: (R, D) condition.
+            target: (R, C) clean tokens.
+            t: (R,) or (M, R) times from ``draw_times``.
+            noise: (R, C) or (M, R, C) standard normal.
+
+        Returns:
+            Tensors of t's shape in float32 or wider.
+        """
+        if self.config.kind == "flow":
+            x = diffusion.flow_interpolate(target, noise, t)
+            error = self(x, t, z).to(x.dtype) - diffusion.flow_velocity(target, noise)
+            return {"mse": error.square().mean(dim=-1)}
+        schedule = diffusion.cosine_schedule(self.config.train_steps)
+        output = self(diffusion.diffuse(schedule, target, t, noise), t, z)
+        mse, vb = diffusion.learned_range_loss(schedule, output, x=target, t=t, noise=noise)
+        return {"mse": mse, "vb": vb}
+
+    @torch.no_grad()
+    def sample(
+        self, z: Tensor, noise: Tensor, *, num_steps: int = 100, solver: Solver = "ddpm", temperature: float = 1.0
+    ) -> Tensor:
+        """Draw one token per row.
+
+        Args:
+            z: (R, D) condition.
+            noise: (num_steps + 1, R, C) standard normal, float32 or wider; the state of the sampler has its precision
+                whatever that of the weights. All solvers but ``ddpm`` read row 0 alone, and accept (1, R, C).
+            num_steps: denoising steps S.
+            solver: ``ddpm``, ``ddim`` or ``dpm++`` for a diffusion head, ``euler`` or ``heun`` for a flow head.
+            temperature: factor on the noise added at each step (``ddpm``), or on the initial noise if a solver adds
+            none.
+
+        Returns:
+            (R, C) tokens in the precision of the noise.
+
+        Raises:
+            ValueError: if the solver does not fit the head, or the noise has the wrong number of rows.
+        """
+        times = self._grid(solver, num_steps, z.device)
+        denoise = _HoistedNetwork(self, z, self._embed_time(times))
+        return self._solve(denoise, noise, num_steps=num_steps, solver=solver, temperature=temperature)
+
+    @torch.no_grad()
+    def sample_reference(
+        self, z: Tensor, noise: Tensor, *, num_steps: int = 100, solver: Solver = "ddpm", temperature: float = 1.0
+    ) -> Tensor:
+        """The specification of ``sample``: the plain network at every step."""
+        times = self._grid(solver, num_steps, z.device)
+
+        def denoise(i: int, x: Tensor) -> Tensor:
+            return self(x, times[i].expand(len(x)), z)
+
+        return self._solve(denoise, noise, num_steps=num_steps, solver=solver, temperature=temperature)
+
+    def _schedule(self, solver: Solver, num_steps: int) -> diffusion.DiffusionSchedule:
+        respace = diffusion.respace_log_snr if solver == "dpm++" else diffusion.respace
+        return respace(diffusion.cosine_schedule(self.config.train_steps), num_steps)
+
+    def _grid(self, solver: Solver, num_steps: int, device: torch.device) -> Tensor:
+        """The times a solver calls the network at, in order: (S,) int64, or (S + 1,) for a flow."""
+        if solver not in SOLVERS[self.config.kind]:
+            choices = ", ".join(SOLVERS[self.config.kind])
+            raise ValueError(f"solver {solver!r} does not fit a head of kind {self.config.kind!r}; it takes {choices}")
+        if self.config.kind == "flow":
+            dtype = torch.promote_types(self.input_proj.weight.dtype, torch.float32)
+            return diffusion.flow_times(num_steps, device, dtype)
+        return diffusion.call_order(self._schedule(solver, num_steps), device)
+
+    def _solve(self, denoise: Denoise, noise: Tensor, *, num_steps: int, solver: Solver, temperature: float) -> Tensor:
+        if len(noise) != num_steps + 1 and (solver == "ddpm" or len(noise) != 1):
+            raise ValueError(f"noise has {len(noise)} rows; {num_steps} steps of {solver!r} expect {num_steps + 1}")
+        if solver == "euler":
+            return diffusion.sample_flow_euler(denoise, noise[0], num_steps=num_steps, temperature=temperature)
+        if solver == "heun":
+            return diffusion.sample_flow_heun(denoise, noise[0], num_steps=num_steps, temperature=temperature)
+        schedule = self._schedule(solver, num_steps)
+        if solver == "ddpm":
+            return diffusion.sample_ddpm(denoise, noise, schedule=schedule, temperature=temperature)
+        if solver == "ddim":
+            return diffusion.sample_ddim(denoise, noise[0], schedule=schedule, temperature=temperature)
+        return diffusion.sample_dpm_solver_pp(denoise, noise[0], schedule=schedule, temperature=temperature)
+
+    def load_mar_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load a head published with MAR, whose layers are ours under other names.
+
+        Args:
+            state: the head's own tensors, or a whole MAR checkpoint, of which the keys under ``diffloss.net.`` are
+            read.
+
+        Raises:
+            ValueError: if a tensor is missing, unexpected or of another shape.
+        """
+        prefix = "diffloss.net."
+        if any(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        names = mar_key_map(self.config.depth)
+        if state.keys() != names.keys():
+            missing, unexpected = sorted(names.keys() - state.keys()), sorted(state.keys() - names.keys())
+            raise ValueError(f"no MAR head of depth {self.config.depth}: missing {missing}, unexpected {unexpected}")
+        own = self.state_dict()
+        for key, name in names.items():
+            found, expected = tuple(state[key].shape), tuple(own[name].shape)
+            if found != expected:
+                raise ValueError(f"MAR's {key} has shape {found}; this head expects {expected}")
+        self.load_state_dict({name: state[key] for key, name in names.items()})
+
+
+def mar_key_map(depth: int) -> dict[str, str]:
+    """Return MAR's name of each tensor -> ours, for a head of ``depth`` blocks. Shapes and meaning are the same."""
+    layers = {
+        "time_embed.mlp.0": "time_embed.expand",
+        "time_embed.mlp.2": "time_embed.project",
+        "cond_embed": "cond_embed",
+        "input_proj": "input_proj",
+        "final_layer.linear": "output.linear",
+        "final_layer.adaLN_modulation.1": "output.modulation",
+    }
+    for i in range(depth):
+        layers |= {
+            f"res_blocks.{i}.in_ln": f"blocks.{i}.norm",
+            f"res_blocks.{i}.mlp.0": f"blocks.{i}.expand",
+            f"res_blocks.{i}.mlp.2": f"blocks.{i}.project",
+            f"res_blocks.{i}.adaLN_modulation.1": f"blocks.{i}.modulation",
+        }
+    return {f"{theirs}.{part}": f"{ours}.{part}" for theirs, ours in layers.items() for part in ("weight", "bias")}
+
+
+class _HoistedNetwork:
+    """``DiffusionHead.forward`` for fixed rows z and a fixed grid of times, called at grid points that never decrease.
+
+    Shift, scale and gate depend on t and z but not on the state, so they are computed for many grid points by one
+    GEMM per layer, and the 1 of ``1 + scale`` is in the bias of that GEMM. What is left per call is 6 operations a
+    block, and 4 around them. Parameters are bound once: finding them in the modules would take a tenth of a small
+    head's time.
+    """
+
+    def __init__(self, head: DiffusionHead, z: Tensor, times: Tensor) -> None:
+        self.times = times  # (grid, W)
+        self.cond = head.cond_embed(z)  # (R, W)
+        self.chunk = max(1, min(len(times), MODULATED_ROWS // max(1, len(z))))
+        self.start = -self.chunk
+        self.modulations: list[tuple[tuple[Tensor, ...], ...]] = []  # [grid point in chunk][layer] = shift, scale, gate
+        modulations = [*(block.modulation for block in head.blocks), head.output.modulation]
+        self.modulators = [_with_one(modulation) for modulation in modulations]
+        self.input = head.input_proj.weight, head.input_proj.bias
+        self.blocks = [
+            (block.norm.weight, block.norm.bias, block.expand.weight, block.expand.bias, *block.project.parameters())
+            for block in head.blocks
+        ]
+        self.output = head.output.linear.weight, head.output.linear.bias
+
+    def __call__(self, i: int, x: Tensor) -> Tensor:
+        """(R, C) -> (R, 2C or C) at grid point i."""
+        if i >= self.start + self.chunk:
+            self._modulate(i)
+        *modulations, (shift, scale) = self.modulations[i - self.start]
+        width = shift.shape[-1:]
+        x = F.linear(x.to(shift.dtype), *self.input)
+        for block, (block_shift, block_scale, gate) in zip(self.blocks, modulations, strict=True):
+            norm_weight, norm_bias, expand, expand_bias, project, project_bias = block
+            hidden = torch.addcmul(block_shift, F.layer_norm(x, width, norm_weight, norm_bias, NORM_EPS), block_scale)
+            hidden = F.silu(F.linear(hidden, expand, expand_bias), inplace=True)
+            x = torch.addcmul(x, gate, F.linear(hidden, project, project_bias))
+        return F.linear(torch.addcmul(shift, F.layer_norm(x, width, eps=NORM_EPS), scale), *self.output)
+
+    def _modulate(self, start: int) -> None:
+        """Compute the modulations of the chunk of grid points that begins at ``start``."""
+        y = F.silu(self.times[start : start + self.chunk, None] + self.cond)  # (chunk, R, W)
+        layers = []
+        for weight, bias in self.modulators:
+            parts = F.linear(y, weight, bias).split(y.shape[-1], dim=-1)  # shift, 1 + scale, gate: (chunk, R, W) each
+            layers.append(zip(*(part.unbind(0) for part in parts), strict=True))
+        self.modulations = list(zip(*layers, strict=True))
+        self.start = start
+
+
+def _with_one(modulation: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a modulation, with 1 added to the scale it produces."""
+    bias = modulation.bias.clone()
+    bias[modulation.in_features : 2 * modulation.in_features] += 1
+    return modulation.weight, bias
