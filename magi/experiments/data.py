@@ -1,0 +1,34 @@
+"""Which clips to train on: the procedural world or a folder of videos, by one switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from magi.data.clips import ClipSource
+from magi.data.folder import FolderConfig, FolderSource
+from magi.data.world import World, WorldConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The data of a run."""
+
+    kind: Literal["world", "folder"] = "world"
+    world: WorldConfig = field(default_factory=WorldConfig)
+    folder: FolderConfig = field(default_factory=FolderConfig)
+
+    def __post_init__(self) -> None:
+        idle = "folder" if self.kind == "world" else "world"
+        default = FolderConfig() if idle == "folder" else WorldConfig()
+        if getattr(self, idle) != default:
+            raise ValueError(f"--data.{idle}.* has no effect with --data.kind {self.kind}; give --data.kind {idle}, or drop it")
+
+    @property
+    def chosen(self) -> WorldConfig | FolderConfig:
+        """The settings in force."""
+        return self.world if self.kind == "world" else self.folder
+
+    def source(self) -> ClipSource:
+        """Open the data."""
+        return World(self.world) if self.kind == "world" else FolderSource(self.folder)

@@ -1,0 +1,129 @@
+"""Train a MAGI model on clips: `magi train`. The one place where data, tokenizer, model and loop meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from magi.data.clips import Clips
+from magi.data.loader import batches
+from magi.distributed import Distributed
+from magi.experiments.data import DataConfig
+from magi.model.config import MagiConfig
+from magi.model.draws import TrainingDraws, draw_training
+from magi.model.magi import Magi
+from magi.sampling.config import SampleConfig
+from magi.sampling.release import Release, save_release
+from magi.tokenizers.protocol import Tokenizer, to_pixels
+from magi.tokenizers.store import load_tokenizer
+from magi.training.loop import Evaluate, TrainConfig, train
+
+
+@dataclass(frozen=True)
+class VideoRun:
+    """Everything that decides a model's training."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: str = "pixel:4"
+    """``pixel:STRIDE``, or the folder of a trained autoencoder."""
+    model: MagiConfig = field(default_factory=MagiConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """How the released model samples unless told otherwise."""
+
+
+def check_fit(run: VideoRun, tokenizer: Tokenizer) -> None:
+    """Refuse data, tokenizer and model that do not fit, before anything is built.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    data, model = run.data.chosen, run.model
+    frames, *latent = tokenizer.latent_shape(data.num_frames, data.size, data.size)
+    expected = [model.latent_channels, model.latent_height, model.latent_width]
+    if frames != model.num_frames:
+        raise ValueError(f"clips of {data.num_frames} frames are {frames} latent frames; --model.num-frames is {model.num_frames}: make them equal")
+    if latent != expected:
+        raise ValueError(
+            f"tokenizer {run.tokenizer!r} gives latents (channels, height, width) {tuple(latent)}; the model takes {tuple(expected)}: "
+            "set --model.latent-channels, --model.latent-height and --model.latent-width"
+        )
+    if data.max_interval > model.max_interval:
+        raise ValueError(f"data intervals reach {data.max_interval}; the model embeds 1..{model.max_interval}: raise --model.max-interval")
+
+
+def train_video(
+    run: VideoRun, *, run_dir: Path, distributed: Distributed, evaluate: Callable[[Tokenizer], Evaluate] | None = None
+) -> Path:
+    """Train, then write the averaged model with its tokenizer to `run_dir/release`; returns that folder."""
+    tokenizer = load_tokenizer(run.tokenizer)
+    check_fit(run, tokenizer)
+    if isinstance(tokenizer, nn.Module):
+        tokenizer.to(distributed.device)
+    torch.manual_seed(run.train.seed)
+    model, source = Magi(run.model), run.data.source()
+
+    def prepare(clips: Clips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
+        latents = tokenizer.encode(to_pixels(clips.video.to(distributed.device)))
+        draws = draw_training(run.model, run.train.seed, step=step, samples=clips.sample.tolist())
+        return latents, clips.interval.to(distributed.device), draws.to(distributed.device)
+
+    state = train(
+        model,
+        lambda start: batches(
+            source,
+            batch_size=run.train.batch_size,
+            start=start,
+            rank=distributed.rank,
+            world_size=distributed.world_size,
+            workers=run.train.workers,
+        ),
+        prepare=prepare,
+        config=run.train,
+        resolved=asdict(run),
+        run_dir=run_dir,
+        distributed=distributed,
+        evaluate=evaluate(tokenizer) if evaluate is not None else None,
+    )
+    release = run_dir / "release"
+    if distributed.is_first and not release.exists():
+        averaged = state.ema.model
+        assert isinstance(averaged, Magi)
+        save_release(release, Release(averaged, tokenizer, run.sample), card=card(run, state.samples))
+    return release
+
+
+def card(run: VideoRun, samples: int) -> str:
+    """What a user must know about the model, from the run itself."""
+    data = run.data.chosen
+    return f"""# MAGI model
+
+Forcing `{run.model.forcing}`, {run.model.depth} blocks of width {run.model.width}, {run.model.tokens} tokens per frame.
+Trained on `{run.data.kind}` clips of {data.num_frames} frames at {data.size} pixels, intervals {data.min_interval}..{data.max_interval}:
+{samples:,} clips, batch {run.train.batch_size}, seed {run.train.seed}. The weights are the moving average.
+"""
+
+
+def quick_evaluation(run: VideoRun, distributed: Distributed) -> Callable[[Tokenizer], Evaluate]:
+    """Numbers cheap enough to watch during training: the loss on clips never trained on."""
+
+    def evaluation(tokenizer: Tokenizer) -> Evaluate:
+        source, first = run.data.source(), 1 << 40
+        samples = range(first, first + 16)
+        clips = source.clips(samples)
+        latents = tokenizer.encode(to_pixels(clips.video.to(distributed.device)))
+        draws = draw_training(run.model, run.train.seed, step=0, samples=samples).to(distributed.device)
+
+        @torch.no_grad()
+        def evaluate(_samples: int, model: nn.Module) -> Iterable[tuple[str, float]]:
+            parts = model(latents, clips.interval.to(distributed.device), draws)
+            for name, value in parts.items():
+                yield f"held-out {name}", float(value)
+
+        return evaluate
+
+    return evaluation

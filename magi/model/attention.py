@@ -1,0 +1,71 @@
+"""One attention for every axis. Space and time differ only in how the frames are arranged around it.
+
+Shapes: B videos, S stream frames, L tokens per frame, D width, H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from magi.model.cache import KVCache
+
+Axis = Literal["space", "time"]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
+    """Softmax attention over the second last axis: (..., S, d), (..., T, d), (..., T, d) to (..., S, d).
+
+    `mask` is boolean (S, T), true where attention is allowed.
+    """
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    # On the CPU the fused kernel's backward is several times slower than this at the short lengths of video tokens.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = F.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
+    return weights.to(value.dtype) @ value
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention along one axis of (B, S, L, D)."""
+
+    def __init__(self, width: int, heads: int, *, axis: Axis, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by heads {heads}")
+        self.heads = heads
+        self.axis = axis
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """Attend along the axis.
+
+        Args:
+            x: (B, S, L, D).
+            mask: (S, T) bool over the frames attended to; time only.
+            cache: keys and values of committed frames, to which those of x are appended; time only.
+            layer: which layer of the cache.
+        """
+        batch = x.shape[0]
+        pattern = "b s l (three h d) -> three (b s) h l d" if self.axis == "space" else "b s l (three h d) -> three (b l) h s d"
+        query, key, value = rearrange(self.qkv(x), pattern, three=3, h=self.heads)
+        if cache is not None and self.axis == "time":
+            key, value = cache.extend(layer, key, value)
+        y = attend(query, key, value, mask=mask, dropout=self.dropout if self.training else 0.0)
+        back = "(b s) h l d -> b s l (h d)" if self.axis == "space" else "(b l) h s d -> b s l (h d)"
+        return self.out(rearrange(y, back, b=batch))
+
+
+def causal_mask(new: int, past: int, *, device: torch.device) -> Tensor | None:
+    """Mask (new, past + new) under which each new frame sees the past and the new frames up to itself; None if all is seen."""
+    if new == 1:
+        return None
+    return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)

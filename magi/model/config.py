@@ -1,0 +1,114 @@
+"""What a MAGI model is made of: one frozen record, checked where it is made, and the presets from laptop to paper.
+
+Each field where the paper is silent says how the gap is resolved; the default is the paper's reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from magi.model.embeddings import NoiseEmbedding
+from magi.model.head import HeadConfig
+
+Forcing = Literal["ctf", "mtf"]
+
+
+@dataclass(frozen=True)
+class MagiConfig:
+    """Architecture and training paradigm of a model."""
+
+    # latents
+    latent_channels: int = 4
+    """Channels of the tokenizer's latents (4 for Stable Diffusion's VAE)."""
+    latent_height: int = 32
+    latent_width: int = 32
+    patch: int = 2
+    """Latent pixels per token side (A.3: patch 2 in all experiments)."""
+    num_frames: int = 16
+    """Latent frames of a training clip (A.3: 16 with a 2-D VAE)."""
+
+    # transformer (A.1)
+    depth: int = 20
+    width: int = 1280
+    mlp_width: int = 5120
+    heads: int = 16
+    dropout: float = 0.1
+    """Of attention weights, projections and MLPs (unstated; follows MAR)."""
+    temporal_out_proj: bool = False
+    """An extra projection after temporal attention as in TimeSformer; would bring the count nearer to 850 M (unstated)."""
+
+    # teacher forcing (§3)
+    forcing: Forcing = "ctf"
+    masks_per_clip: int = 1
+    """Differently masked copies that share one observation pass; the paper has one."""
+    mask_ratio_min: float = 0.7
+    mask_ratio_std: float = 0.25
+    """MAR's truncated normal about 1; one ratio per global batch (unstated; follows MAR)."""
+
+    # exposure bias (§3, §4)
+    max_interval: int = 25
+    """Vocabulary of the interval embedding, ids 1..25."""
+    noise_max: float = 0.7
+    """Largest standard deviation of the noise on observation frames (blank in our text; GameNGen's value)."""
+    noise_buckets: int = 10
+    """Noise ids beside the clean one (unstated; GameNGen's number, in equal buckets)."""
+    noise_granularity: Literal["clip", "frame"] = "clip"
+    """One level per clip (GameNGen) or one per frame."""
+    noise_embedding: NoiseEmbedding = "token"
+    """'Concatenated with hidden states': as one more token per frame, as channels through a projection, or added."""
+    clean_probability: float = 0.1
+    """How often a clip (or frame) carries no noise and the clean id, the one that inference commits frames with."""
+
+    # diffusion head (A.1: 3 x 1024, as MAR)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    head_repeats: int = 4
+    """Diffusion times drawn per masked token and step (MAR's diffusion_batch_mul)."""
+
+    def __post_init__(self) -> None:
+        for size, name in ((self.latent_height, "latent_height"), (self.latent_width, "latent_width")):
+            if size % self.patch:
+                raise ValueError(f"{name} {size} is not divisible by patch {self.patch}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.width % 4:
+            raise ValueError(f"width {self.width} is not divisible by 4, which the 2-D sinusoids need")
+        if not 0 < self.mask_ratio_min <= 1:
+            raise ValueError(f"mask_ratio_min must be in (0, 1], got {self.mask_ratio_min}")
+        if self.forcing == "mtf" and self.masks_per_clip != 1:
+            raise ValueError(f"masks_per_clip {self.masks_per_clip} needs an observation pass to share; MTF has none: use 1")
+        if not 0 < self.clean_probability <= 1:
+            raise ValueError(f"clean_probability must be in (0, 1], got {self.clean_probability}: inference uses the clean id")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a frame."""
+        return self.latent_height // self.patch, self.latent_width // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame, N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens per frame that the transformer sees, L: N and the noise level's own, if it has one."""
+        return self.tokens + (self.noise_embedding == "token")
+
+    @property
+    def token_channels(self) -> int:
+        """Numbers per token, C."""
+        return self.latent_channels * self.patch**2
+
+
+PRESETS: dict[str, MagiConfig] = {
+    # one CPU core: 16 tokens per frame from an 8x autoencoder at 64 pixels
+    "tiny": MagiConfig(
+        latent_height=8, latent_width=8, depth=4, width=128, mlp_width=512, heads=4, dropout=0.0,
+        head=HeadConfig(width=128), head_repeats=2,
+    ),
+    "small": MagiConfig(depth=6, width=384, mlp_width=1536, heads=6, head=HeadConfig(width=512)),
+    "base": MagiConfig(depth=12, width=768, mlp_width=3072, heads=12, head=HeadConfig(width=1024)),
+    "large": MagiConfig(depth=16, width=1024, mlp_width=4096, heads=16, head=HeadConfig(width=1024)),
+    "xl": MagiConfig(),  # the paper's
+}  # fmt: skip

@@ -1,0 +1,94 @@
+"""Everything random about one training step, drawn before the step from keys alone.
+
+With the draws as an argument the loss is a plain function, the same on one process or on many: the mask ratio is a function of
+seed and optimizer step (one for the whole global batch, so every sample counts the same number of masked tokens); all else is
+a function of seed and sample.
+
+Shapes: B videos, M masked copies of each, T frames, N tokens per frame, K of them masked, C token channels, R head repeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magi.model.config import MagiConfig
+from magi.model.masking import mask_ratio, masked_count, random_orders
+from magi.seeds import generator
+
+
+@dataclass(frozen=True)
+class TrainingDraws:
+    """The random numbers of one training step."""
+
+    masked_tokens: Tensor  # (B, M, T, K) int64, which tokens of each frame are hidden
+    noise_level: Tensor  # (B, T) int64, id of the noise injected into each clean frame
+    sigma: Tensor  # (B, T) its standard deviation
+    noise: Tensor  # (B, T, N, C) unit normal, to be scaled by sigma
+    head_time: Tensor  # (R, B, M, T, K) diffusion times of the head
+    head_noise: Tensor  # (R, B, M, T, K, C)
+
+    def to(self, device: torch.device) -> TrainingDraws:
+        """The same draws on another device."""
+        return TrainingDraws(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+def noise_bucket(sigma: np.ndarray | float, *, maximum: float, buckets: int) -> np.ndarray:
+    """Id of a noise level: 0 is clean, 1..buckets are equal parts of (0, maximum] (GameNGen, with equal buckets)."""
+    level = np.asarray(sigma, dtype=np.float64)
+    if level.min(initial=0.0) < 0 or level.max(initial=0.0) > maximum:
+        raise ValueError(f"noise level {level} is outside the trained range 0 to {maximum}")
+    bucket = 1 + np.floor(level / maximum * buckets) if maximum > 0 else np.ones_like(level)
+    return np.where(level > 0, np.minimum(bucket, buckets), 0).astype(np.int64)
+
+
+def draw_sigma(config: MagiConfig, rng: np.random.Generator) -> np.ndarray:
+    """Noise level of each frame of one clip, (T,): one for the clip or one per frame, sometimes exactly clean.
+
+    Inference commits frames with the clean id, so training must meet it: with `clean_probability` the level is zero.
+    """
+    frames = config.num_frames
+    level = rng.random(frames) * config.noise_max
+    clean = rng.random(frames) < config.clean_probability
+    if config.noise_granularity == "clip":
+        level, clean = np.repeat(level[:1], frames), np.repeat(clean[:1], frames)
+    return np.where(clean, 0.0, level)
+
+
+def draw_training(config: MagiConfig, seed: int, *, step: int, samples: Sequence[int]) -> TrainingDraws:
+    """Draw what one optimizer step needs for these samples.
+
+    Args:
+        config: shapes and ranges.
+        seed: of the run.
+        step: optimizer step, sets the mask ratio of the whole global batch.
+        samples: position of each video of this process in the run's endless order.
+    """
+    ratio = mask_ratio(generator(seed, "mask ratio", step).random(), minimum=config.mask_ratio_min, deviation=config.mask_ratio_std)
+    hidden = masked_count(config.tokens, ratio)
+    copies, frames, repeats, channels = config.masks_per_clip, config.num_frames, config.head_repeats, config.token_channels
+    masks, levels, noises, times, head_noises = [], [], [], [], []
+    for sample in samples:
+        orders = [random_orders(generator(seed, "mask", sample, m), frames, config.tokens) for m in range(copies)]
+        masks.append(np.stack(orders)[:, :, :hidden])
+        levels.append(draw_sigma(config, generator(seed, "noise level", sample)))
+        noises.append(generator(seed, "noise", sample).standard_normal((frames, config.tokens, channels), dtype=np.float32))
+        head = generator(seed, "head", sample)
+        times.append(head.random((repeats, copies, frames, hidden)))
+        head_noises.append(head.standard_normal((repeats, copies, frames, hidden, channels), dtype=np.float32))
+    sigma = np.stack(levels)
+    uniform = torch.from_numpy(np.stack(times, axis=1))
+    # the noise-prediction head is trained on whole steps of its schedule, the flow head on the unit interval
+    head_time = (uniform * config.head.train_steps).long() if config.head.kind == "diffusion" else uniform.float()
+    return TrainingDraws(
+        masked_tokens=torch.from_numpy(np.stack(masks)),
+        noise_level=torch.from_numpy(noise_bucket(sigma, maximum=config.noise_max, buckets=config.noise_buckets)),
+        sigma=torch.from_numpy(sigma).float(),
+        noise=torch.from_numpy(np.stack(noises)),
+        head_time=head_time,
+        head_noise=torch.from_numpy(np.stack(head_noises, axis=1)),
+    )

@@ -1,0 +1,125 @@
+"""From latents to hidden states and back: patches, sinusoids, learned tables.
+
+Knows where a token sits (space, time, stream), the clip's interval and each frame's noise level. Knows nothing of attention
+or of teacher forcing; a stream frame is just a frame with a time, a kind and a mask.
+
+Shapes: B videos, S stream frames, N tokens per frame, C token channels, D width, L tokens the transformer sees per frame
+(N, or N + 1 when the noise level is a token of its own).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+NoiseEmbedding = Literal["token", "channel", "add"]
+TimeMode = Literal["interpolate", "extrapolate"]
+
+
+def patchify(latents: Tensor, patch: int) -> Tensor:
+    """Cut latents (B, T, C', h, w) into tokens (B, T, N, C), channel-major inside a token as MAR does."""
+    return rearrange(latents, "b t c (h p) (w q) -> b t (h w) (c p q)", p=patch, q=patch)
+
+
+def unpatchify(tokens: Tensor, patch: int, height: int) -> Tensor:
+    """Undo `patchify`: tokens (B, T, N, C) to latents (B, T, C', h, w) of latent height `height`."""
+    return rearrange(tokens, "b t (h w) (c p q) -> b t c (h p) (w q)", p=patch, q=patch, h=height // patch)
+
+
+def sinusoid(positions: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
+    """Sinusoidal embedding of real-valued positions: (...) to (..., width), sines then cosines (Transformer, MAE).
+
+    Positions need not be whole, so interpolating an embedding in time is embedding the interpolated time.
+    """
+    half = width // 2
+    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=positions.device, dtype=torch.float64) / half)
+    angle = positions.double()[..., None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def sinusoid_2d(rows: int, columns: int, width: int) -> Tensor:
+    """Sinusoidal embedding of a token grid, (rows * columns, width): half the channels for the row, half for the column."""
+    row = sinusoid(torch.arange(rows), width // 2)[:, None].expand(rows, columns, width // 2)
+    column = sinusoid(torch.arange(columns), width // 2)[None].expand(rows, columns, width // 2)
+    return rearrange(torch.cat([row, column], dim=-1), "r c d -> (r c) d")
+
+
+def temporal_positions(num_frames: int, trained_frames: int, mode: TimeMode) -> Tensor:
+    """Temporal position of each frame of a video, (num_frames,) float64.
+
+    ``interpolate`` (the paper, A.4) squeezes a video longer than the training clips into the trained range, so the total
+    length must be known before the first frame; ``extrapolate`` counts on past it. Short videos count 0, 1, 2 ... in both.
+    """
+    positions = torch.arange(num_frames, dtype=torch.float64)
+    if mode == "interpolate" and num_frames > trained_frames:
+        positions = positions * trained_frames / num_frames
+    return positions
+
+
+class StreamEmbedding(nn.Module):
+    """Hidden states of stream frames (paper §4: positions, intervals, noise levels)."""
+
+    spatial: Tensor  # (N, D)
+
+    def __init__(
+        self,
+        token_channels: int,
+        width: int,
+        *,
+        grid: tuple[int, int],
+        intervals: int,
+        noise_levels: int,
+        noise_embedding: NoiseEmbedding,
+    ) -> None:
+        super().__init__()
+        rows, columns = grid
+        self.width = width
+        self.noise_embedding = noise_embedding
+        self.token_in = nn.Linear(token_channels, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.position = nn.Parameter(torch.empty(2, rows * columns, width))  # one table per stream kind
+        self.interval = nn.Embedding(intervals, width)
+        self.noise_level = nn.Embedding(noise_levels, width)
+        self.join = nn.Linear(2 * width, width) if noise_embedding == "channel" else None
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.register_buffer("spatial", sinusoid_2d(rows, columns, width).float(), persistent=False)
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens per frame beside those of the picture: 1 if the noise level has its own."""
+        return int(self.noise_embedding == "token")
+
+    def forward(
+        self, tokens: Tensor, masked: Tensor, kind: Tensor, time: Tensor, noise_level: Tensor, interval: Tensor
+    ) -> Tensor:
+        """Embed stream frames.
+
+        Args:
+            tokens: (B, S, N, C) token values; those under the mask are ignored.
+            masked: (B, S, N) bool.
+            kind: (S,) int, which position table: 0 observation, 1 masked.
+            time: (S,) float temporal positions.
+            noise_level: (B, S) int ids.
+            interval: (B,) int, 1-based frame intervals.
+
+        Returns:
+            (B, S, L, D) hidden states.
+        """
+        dtype = self.mask_token.dtype
+        when = sinusoid(time, self.width).to(dtype)[:, None]  # (S, 1, D)
+        pace = self.interval(interval - 1)[:, None, None]  # (B, 1, 1, D)
+        level = self.noise_level(noise_level)[:, :, None]  # (B, S, 1, D)
+
+        x = torch.where(masked[..., None], self.mask_token, self.token_in(tokens))  # (B, S, N, D)
+        x = x + self.position[kind] + self.spatial.to(dtype) + when + pace
+        if self.noise_embedding == "add":
+            x = x + level
+        elif self.join is not None:
+            x = self.join(torch.cat([x, level.expand_as(x)], dim=-1))
+        else:
+            x = torch.cat([x, level + when + pace], dim=2)  # (B, S, N + 1, D)
+        return self.norm(x)

@@ -1,0 +1,107 @@
+"""Teacher forcing as a layout of frame streams (paper §3, Eq. 3-4, Fig. 3).
+
+A paradigm is one function from clean tokens and random draws to `Streams`: which frames the transformer sees, at which times,
+through which position table, and who may attend to whom in time. The transformer serves them all.
+
+Shapes: B videos, M masked copies of each, T frames, S stream frames, N tokens per frame, K of them masked, C token channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from magi.model.config import Forcing
+from magi.model.draws import TrainingDraws
+
+OBSERVATION, MASKED = 0, 1  # stream kinds: rows of the learned position table
+CLEAN = 0  # noise-level id of frames without noise
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Frames as the transformer sees them in one training pass; the last ``predicted`` of the S are the ones to predict."""
+
+    tokens: Tensor  # (B, S, N, C)
+    masked: Tensor  # (B, S, N) bool
+    kind: Tensor  # (S,) OBSERVATION or MASKED
+    frame: Tensor  # (S,) int64, index into the clip: the time
+    noise_level: Tensor  # (B, S) int64
+    temporal_mask: Tensor  # (S, S) bool, true where row may attend to column
+    predicted: int
+
+
+def ctf_mask(frames: int, copies: int = 1) -> Tensor:
+    """The temporal mask of Complete Teacher Forcing (Fig. 3), (S, S) with S = (T - 1) + M T.
+
+    Observation frames attend to themselves and earlier observation frames; a masked frame to itself and to earlier observation
+    frames. The last observation frame, which nobody may attend to, is left out.
+    """
+    observed = frames - 1
+    causal = torch.ones(observed, observed, dtype=torch.bool).tril()  # (T-1, T-1)
+    earlier = torch.ones(frames, observed, dtype=torch.bool).tril(-1)  # (T, T-1): frame t sees observations < t
+    own = torch.eye(copies * frames, dtype=torch.bool)
+    top = torch.cat([causal, torch.zeros(observed, copies * frames, dtype=torch.bool)], dim=1)
+    bottom = torch.cat([earlier.repeat(copies, 1), own], dim=1)
+    return torch.cat([top, bottom], dim=0)
+
+
+def mtf_mask(frames: int) -> Tensor:
+    """The temporal mask of Masked Teacher Forcing (Eq. 3), (T, T): masked frames attend to masked frames up to themselves."""
+    return torch.ones(frames, frames, dtype=torch.bool).tril()
+
+
+def with_noise(tokens: Tensor, draws: TrainingDraws) -> Tensor:
+    """Clean tokens (B, T, N, C) with the drawn noise injected (paper §3, dynamic noise injection)."""
+    return tokens + draws.sigma.to(tokens.dtype)[..., None, None] * draws.noise.to(tokens.dtype)
+
+
+def hidden(draws: TrainingDraws, tokens: int) -> Tensor:
+    """The drawn masks as (B, M, T, N) bool."""
+    index = draws.masked_tokens
+    blank = torch.zeros(*index.shape[:-1], tokens, dtype=torch.bool, device=index.device)
+    return blank.scatter(-1, index, True)
+
+
+def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
+    """Complete Teacher Forcing: noisy but complete observation frames, then the masked frames, both with the same times."""
+    frames, copies = tokens.shape[1], draws.masked_tokens.shape[1]
+    masked = rearrange(hidden(draws, tokens.shape[2]), "b m t n -> b (m t) n")
+    observed = with_noise(tokens, draws)[:, :-1]
+    time = torch.arange(frames, device=tokens.device)
+    return Streams(
+        tokens=torch.cat([observed, repeat(tokens, "b t n c -> b (m t) n c", m=copies)], dim=1),
+        masked=torch.cat([torch.zeros_like(masked[:, : frames - 1]), masked], dim=1),
+        kind=torch.tensor([OBSERVATION] * (frames - 1) + [MASKED] * (copies * frames), device=tokens.device),
+        frame=torch.cat([time[:-1], time.repeat(copies)]),
+        noise_level=torch.cat(
+            [draws.noise_level[:, :-1], torch.full_like(draws.noise_level, CLEAN).repeat(1, copies)], dim=1
+        ),
+        temporal_mask=ctf_mask(frames, copies).to(tokens.device),
+        predicted=copies * frames,
+    )
+
+
+def mtf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
+    """Masked Teacher Forcing: the masked frames alone; the noise falls on the tokens that stay visible."""
+    frames = tokens.shape[1]
+    time = torch.arange(frames, device=tokens.device)
+    return Streams(
+        tokens=with_noise(tokens, draws),
+        masked=hidden(draws, tokens.shape[2])[:, 0],
+        kind=torch.full_like(time, MASKED),
+        frame=time,
+        noise_level=draws.noise_level,
+        temporal_mask=mtf_mask(frames).to(tokens.device),
+        predicted=frames,
+    )
+
+
+LAYOUTS: dict[Forcing, Callable[[Tensor, TrainingDraws], Streams]] = {"ctf": ctf_streams, "mtf": mtf_streams}
+
+COMMITTED_KIND: dict[Forcing, int] = {"ctf": OBSERVATION, "mtf": MASKED}
+"""The stream kind of finished frames at inference: in MTF the masked stream's table is the only one that was trained."""

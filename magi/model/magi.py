@@ -1,0 +1,168 @@
+"""MAGI: embed the streams, transform, predict each masked token's value by diffusion.
+
+One module for training (`forward`) and generation (`predict`, `commit`). Knows latents, not pixels; no files, no optimizer.
+
+Shapes: B videos, M masked copies, T frames, N tokens per frame, K of them masked, C token channels, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from magi.model.cache import KVCache
+from magi.model.config import MagiConfig
+from magi.model.draws import TrainingDraws
+from magi.model.embeddings import StreamEmbedding, patchify
+from magi.model.forcing import CLEAN, COMMITTED_KIND, LAYOUTS, MASKED
+from magi.model.head import DiffusionHead
+from magi.model.transformer import Transformer
+
+
+class Magi(nn.Module):
+    """The masked autoregressive video model of the paper."""
+
+    def __init__(self, config: MagiConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = StreamEmbedding(
+            config.token_channels,
+            config.width,
+            grid=config.grid,
+            intervals=config.max_interval,
+            noise_levels=config.noise_buckets + 1,
+            noise_embedding=config.noise_embedding,
+        )
+        self.transformer = Transformer(
+            depth=config.depth,
+            width=config.width,
+            mlp_width=config.mlp_width,
+            heads=config.heads,
+            dropout=config.dropout,
+            temporal_out_proj=config.temporal_out_proj,
+        )
+        self.head_position = nn.Parameter(torch.empty(config.tokens, config.width))
+        self.reset_parameters()
+        self.head = DiffusionHead(config.token_channels, config.width, config.head)  # initialises itself, after the above
+
+    def reset_parameters(self) -> None:
+        """MAR's initialisation: tables normal with deviation .02, weights Xavier-uniform, biases zero, norms one."""
+        embedding = self.embedding
+        for table in (embedding.mask_token, embedding.position, self.head_position):
+            nn.init.normal_(table, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+
+    def forward(self, latents: Tensor, interval: Tensor, draws: TrainingDraws) -> dict[str, Tensor]:
+        """Training loss of one batch (paper §3; MAR's masked diffusion loss).
+
+        Args:
+            latents: (B, T, C', h, w) normalised latents of complete frames.
+            interval: (B,) int, the frame interval used, 1-based.
+            draws: everything random about the step.
+
+        Returns:
+            ``loss`` and its parts, scalars in float32, averaged over masked tokens.
+
+        Raises:
+            ValueError: latents of another shape than the configuration's.
+        """
+        self._check(latents, interval)
+        tokens = patchify(latents, self.config.patch)  # (B, T, N, C)
+        z = self.conditions(tokens, interval, draws)  # (B, M, T, N, D)
+        index = draws.masked_tokens[..., None]
+        z = z.gather(3, index.expand(*index.shape[:-1], z.shape[-1]))  # (B, M, T, K, D)
+        clean = tokens[:, None].expand(-1, index.shape[1], -1, -1, -1)
+        target = clean.gather(3, index.expand(*index.shape[:-1], tokens.shape[-1]))  # (B, M, T, K, C)
+        losses = self.head.loss(
+            rearrange(z, "b m t k d -> (b m t k) d"),
+            rearrange(target, "b m t k c -> (b m t k) c"),
+            rearrange(draws.head_time, "r b m t k -> r (b m t k)"),
+            rearrange(draws.head_noise, "r b m t k c -> r (b m t k) c"),
+        )
+        parts = {name: value.mean() for name, value in losses.items()}
+        return {"loss": torch.stack(list(parts.values())).sum(), **{name: part.detach() for name, part in parts.items()}}
+
+    def conditions(self, tokens: Tensor, interval: Tensor, draws: TrainingDraws) -> Tensor:
+        """The head's condition for every token of every predicted frame in one pass: (B, T, N, C) to (B, M, T, N, D)."""
+        streams = LAYOUTS[self.config.forcing](tokens, draws)
+        x = self.embedding(
+            streams.tokens, streams.masked, streams.kind, streams.frame, streams.noise_level, interval
+        )  # (B, S, L, D)
+        x = self.transformer(x, temporal_mask=streams.temporal_mask)
+        z = self._condition(x[:, -streams.predicted :])
+        return rearrange(z, "b (m t) n d -> b m t n d", t=tokens.shape[1])
+
+    def predict(
+        self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor
+    ) -> Tensor:
+        """The head's condition for every token of one frame under construction, which follows the committed frames.
+
+        Args:
+            cache: the committed frames; not advanced.
+            tokens: (B, N, C) values of the tokens unmasked so far.
+            masked: (B, N) bool, tokens still hidden.
+            time: temporal position of the frame.
+            interval: (B,) int, 1-based.
+
+        Returns:
+            (B, N, D).
+        """
+        x = self._embed_frames(tokens[:, None], masked[:, None], MASKED, torch.tensor([time]), CLEAN, interval)
+        return self._condition(self.transformer(x, cache=cache))[:, 0]
+
+    def commit(
+        self, cache: KVCache, tokens: Tensor, *, time: Tensor, interval: Tensor, noise_level: int = CLEAN
+    ) -> None:
+        """Add finished frames to the past that later frames see.
+
+        Args:
+            cache: is advanced by F frames.
+            tokens: (B, F, N, C) complete frames.
+            time: (F,) their temporal positions.
+            interval: (B,) int, 1-based.
+            noise_level: id of the noise the caller added to them.
+        """
+        complete = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=tokens.device)
+        kind = COMMITTED_KIND[self.config.forcing]
+        self.transformer(self._embed_frames(tokens, complete, kind, time, noise_level, interval), cache=cache)
+        cache.advance(tokens.shape[1])
+
+    def new_cache(self, batch: int, max_frames: int) -> KVCache:
+        """An empty cache for `batch` videos of up to `max_frames` frames, the one under construction included."""
+        config, weight = self.config, self.head_position
+        return KVCache(
+            layers=config.depth,
+            batch=batch,
+            tokens=config.frame_tokens,
+            max_frames=max_frames,
+            heads=config.heads,
+            head_width=config.width // config.heads,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+    def _embed_frames(
+        self, tokens: Tensor, masked: Tensor, kind: int, time: Tensor, noise_level: int, interval: Tensor
+    ) -> Tensor:
+        batch, frames = tokens.shape[:2]
+        device = tokens.device
+        kinds = torch.full((frames,), kind, device=device)
+        levels = torch.full((batch, frames), noise_level, device=device)
+        return self.embedding(tokens, masked, kinds, time.to(device), levels, interval)  # (B, F, L, D)
+
+    def _condition(self, x: Tensor) -> Tensor:
+        return x[:, :, : self.config.tokens] + self.head_position  # drops the noise-level token
+
+    def _check(self, latents: Tensor, interval: Tensor) -> None:
+        config = self.config
+        expected = (config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
+        if tuple(latents.shape[1:]) != expected:
+            raise ValueError(f"latents are {tuple(latents.shape[1:])} (frames, channels, height, width); the model takes {expected}")
+        if latents.device.type == "cpu" and not (1 <= int(interval.min()) and int(interval.max()) <= config.max_interval):
+            raise ValueError(f"intervals {interval.tolist()} are outside 1..{config.max_interval}")

@@ -1,0 +1,43 @@
+"""How to sample: steps, solver, temperature, and what a long rollout remembers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from magi.model.embeddings import TimeMode
+from magi.model.head import Solver
+from magi.sampling.noise import NoiseSource
+
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Sampling settings; the defaults are the paper's (A.4)."""
+
+    mask_steps: int = 64
+    """Steps in which the tokens of a frame are revealed; at most one per token is made."""
+    head_steps: int = 100
+    """Denoising steps of the diffusion head per token."""
+    solver: Solver | None = None
+    """None is the head's own: ddpm for the diffusion head (MAR), euler for the flow head."""
+    temperature: float = 1.0
+    """Scale of the noise the solver adds (MAR)."""
+    time_mode: TimeMode = "interpolate"
+    """Temporal positions past the trained length: squeezed into it (the paper) or counted on."""
+    window: int | None = None
+    """Most frames in sight, the one under construction included; None is all. When the window is full the newest half is kept and
+    re-read from time 0, so memory is bounded and a rollout may be endless."""
+    observation_noise: float = 0.0
+    """Noise added to finished frames before they are looked at, within the trained range; its level is told to the model."""
+    noise_source: NoiseSource = "cpu"
+    deterministic: bool = False
+    """One video at a time, so that a seed gives the same bits at every batch size."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("mask_steps", self.mask_steps), ("head_steps", self.head_steps)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if self.window is not None and self.window < 2:
+            raise ValueError(f"window must hold at least 2 frames, one seen and one made; got {self.window}")

@@ -1,0 +1,71 @@
+"""One frame: reveal its tokens in random order, a few per step, each drawn from the diffusion head (MAR's sampler).
+
+Shapes: B videos, N tokens per frame, n of them revealed in a step, C token channels, D width, S head steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from magi.model.cache import KVCache
+from magi.model.head import SOLVERS
+from magi.model.magi import Magi
+from magi.model.masking import unmasking_counts
+from magi.sampling.config import SampleConfig
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """The chosen tokens (..., B, n, C) of values (..., B, N, C) at index (B, n)."""
+    return values.gather(-2, index[..., None].expand(*values.shape[:-2], -1, values.shape[-1]))
+
+
+def sample_frame(
+    model: Magi,
+    cache: KVCache,
+    *,
+    order: Tensor,
+    noise: Callable[[int], Tensor],
+    time: float,
+    interval: Tensor,
+    settings: SampleConfig,
+) -> Tensor:
+    """Generate the frame that follows the cached ones.
+
+    The head runs only on the tokens revealed in a step: the others keep no value, so the result is the same.
+
+    Args:
+        model: in evaluation mode.
+        cache: the frames seen; its committed frames are not changed.
+        order: (B, N) the order in which tokens are revealed.
+        noise: from a mask step to the head's noise (S + 1, B, N, C).
+        time: temporal position of the frame.
+        interval: (B,) int, 1-based.
+        settings: steps, solver, temperature.
+
+    Returns:
+        (B, N, C) tokens.
+    """
+    batch, count = order.shape
+    channels = model.config.token_channels
+    tokens = torch.zeros(batch, count, channels, dtype=model.head_position.dtype, device=order.device)
+    masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
+    revealed = 0
+    for step, size in enumerate(unmasking_counts(count, settings.mask_steps)):
+        z = model.predict(cache, tokens, masked, time=time, interval=interval)  # (B, N, D)
+        chosen = order[:, revealed : revealed + size]  # (B, n)
+        values = model.head.sample(
+            rearrange(take(z, chosen), "b n d -> (b n) d"),
+            rearrange(take(noise(step), chosen), "s b n c -> s (b n) c"),
+            num_steps=settings.head_steps,
+            solver=settings.solver or SOLVERS[model.config.head.kind][0],
+            temperature=settings.temperature,
+        )
+        values = rearrange(values, "(b n) c -> b n c", b=batch)
+        tokens = tokens.scatter(1, chosen[..., None].expand_as(values), values.to(tokens.dtype))
+        masked = masked.scatter(1, chosen, False)
+        revealed += size
+    return tokens

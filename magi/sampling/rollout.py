@@ -1,0 +1,150 @@
+"""Video after frame: generate, commit, yield, repeat (paper §5.5, A.4).
+
+`generate` is a generator, so a file writer, a metric and a live stream consume it alike. Latents in, latents out; pixels are the
+tokenizer's business.
+
+Shapes: B videos, T frames, N tokens per frame, C token channels, C' latent channels, h x w latent size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from magi.model.draws import noise_bucket
+from magi.model.embeddings import patchify, temporal_positions, unpatchify
+from magi.model.magi import Magi
+from magi.sampling.config import SampleConfig
+from magi.sampling.frame import sample_frame
+from magi.sampling.noise import SampleNoise
+
+
+def window_start(frame: int, window: int | None) -> int:
+    """First frame that frame number `frame` may see: whenever the window is full, its older half is forgotten."""
+    if window is None or frame < window:
+        return 0
+    forgotten = window - window // 2
+    return forgotten * ((frame - window) // forgotten + 1)
+
+
+class Past:
+    """The committed frames of a rollout: their cache, their positions, and what a window forgets."""
+
+    def __init__(self, model: Magi, noise: SampleNoise, *, total: int, interval: Tensor, settings: SampleConfig) -> None:
+        config, length = model.config, min(total, settings.window or total)
+        self.model, self.noise, self.interval, self.settings = model, noise, interval, settings
+        self.positions = temporal_positions(length, config.num_frames, settings.time_mode)
+        self.cache = model.new_cache(len(noise.seeds), length)
+        self.level = int(noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets))
+        self.first, self.count = 0, 0  # absolute index of the first cached frame; frames committed since the beginning
+        self._recent: list[Tensor] = []  # as observed, for re-reading when a window moves
+
+    @property
+    def next_time(self) -> float:
+        """Temporal position of the frame to be made."""
+        return float(self.positions[self.count - self.first])
+
+    def commit(self, tokens: Tensor) -> None:
+        """Add finished frames (B, F, N, C)."""
+        frames = list(tokens.unbind(1))
+        if self.settings.observation_noise:
+            indices = range(self.count, self.count + len(frames))
+            frames = [x + self.settings.observation_noise * self.noise.observation(i) for i, x in zip(indices, frames, strict=True)]
+        self.count += len(frames)
+        start = window_start(self.count, self.settings.window)
+        if self.settings.window is not None:
+            self._recent = [*self._recent, *frames][-(self.count - start) :]
+        if start != self.first:
+            # cached keys carry the positions they were read at, so a moved window is read again
+            self.cache.rewind(0)
+            self.first, frames = start, self._recent
+        cached = self.cache.frames
+        times = self.positions[cached : cached + len(frames)]
+        self.model.commit(self.cache, torch.stack(frames, dim=1), time=times, interval=self.interval, noise_level=self.level)
+
+
+@torch.no_grad()
+def generate(
+    model: Magi,
+    context: Tensor | None,
+    *,
+    num_frames: int,
+    seeds: Sequence[int],
+    interval: int | Sequence[int] = 1,
+    settings: SampleConfig | None = None,
+) -> Iterator[Tensor]:
+    """Continue videos, or begin them, and yield each latent frame as soon as it is finished.
+
+    Args:
+        model: in evaluation mode.
+        context: (B, k, C', h, w) normalised latents of the frames that are given; None generates from nothing.
+        num_frames: frames to generate.
+        seeds: one per video; a video depends on its own seed alone.
+        interval: frame interval to generate at, 1-based, for all videos or one each.
+        settings: steps and memory; the paper's by default.
+
+    Yields:
+        (B, C', h, w) latents, `num_frames` times.
+
+    Raises:
+        ValueError: seeds, intervals or context that do not fit the model or each other.
+    """
+    settings = settings or SampleConfig()
+    intervals = _check(model, context, num_frames, seeds, interval)
+    if settings.deterministic and len(seeds) > 1:
+        alone = replace(settings, deterministic=False)
+        videos = [
+            generate(
+                model, None if context is None else context[b : b + 1],
+                num_frames=num_frames, seeds=[seed], interval=intervals[b], settings=alone,
+            )
+            for b, seed in enumerate(seeds)
+        ]  # fmt: skip
+        yield from (torch.cat(frames) for frames in zip(*videos, strict=True))
+        return
+
+    config, weight = model.config, model.head_position
+    given = 0 if context is None else context.shape[1]
+    noise = SampleNoise(
+        seeds, tokens=config.tokens, channels=config.token_channels, dtype=weight.dtype, device=weight.device, source=settings.noise_source
+    )
+    pace = torch.tensor(intervals, device=weight.device)
+    past = Past(model, noise, total=given + num_frames, interval=pace, settings=settings)
+    if context is not None and given:
+        past.commit(patchify(context.to(weight), config.patch))
+    for frame in range(given, given + num_frames):
+        tokens = sample_frame(
+            model,
+            past.cache,
+            order=noise.order(frame),
+            noise=lambda step, frame=frame: noise.head(frame, step, settings.head_steps),
+            time=past.next_time,
+            interval=pace,
+            settings=settings,
+        )  # (B, N, C)
+        yield unpatchify(tokens[:, None], config.patch, config.latent_height)[:, 0]
+        if frame + 1 < given + num_frames:
+            past.commit(tokens[:, None])
+
+
+def _check(model: Magi, context: Tensor | None, num_frames: int, seeds: Sequence[int], interval: int | Sequence[int]) -> list[int]:
+    """The interval of each video, after everything a caller can get wrong."""
+    config = model.config
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    if context is not None:
+        expected = (config.latent_channels, config.latent_height, config.latent_width)
+        if context.ndim != 5 or tuple(context.shape[2:]) != expected:
+            raise ValueError(f"context latents are {tuple(context.shape)}; expected (videos, frames, {', '.join(map(str, expected))})")
+        if context.shape[0] != len(seeds):
+            raise ValueError(f"{context.shape[0]} contexts but {len(seeds)} seeds; give one seed per video")
+    intervals = [interval] * len(seeds) if isinstance(interval, int) else [int(i) for i in interval]
+    if len(intervals) != len(seeds):
+        raise ValueError(f"{len(intervals)} intervals but {len(seeds)} seeds; give one interval, or one per video")
+    wrong = [i for i in intervals if not 1 <= i <= config.max_interval]
+    if wrong:
+        raise ValueError(f"interval {wrong[0]} is outside the trained vocabulary 1..{config.max_interval}")
+    return intervals

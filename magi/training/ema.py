@@ -1,0 +1,36 @@
+"""The moving average of the weights that all samples are made with."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def half_life(decay: float, batch_size: int) -> float:
+    """Half-life in samples of a per-step decay: .9999 at batch 128 is 887,000 samples."""
+    return batch_size * math.log(0.5) / math.log(decay)
+
+
+class Ema:
+    """Exponential moving average, paced by samples seen (EDM2): its memory does not change with the batch size.
+
+    While training is young the half-life is a fixed share of the samples seen, so the initial weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, *, half_life_samples: float, ramp: float = 0.05) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.half_life_samples = half_life_samples
+        self.ramp = ramp
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, *, samples: int, batch: int) -> None:
+        """Move towards the model's weights after a step that ended at `samples` samples seen and took `batch` of them."""
+        memory = min(self.half_life_samples, max(self.ramp * samples, 1e-9))
+        weight = 1.0 - 0.5 ** (batch / memory)
+        averages, currents = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averages, currents, weight)
+        for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(current)

@@ -1,0 +1,218 @@
+"""The training loop: one straight function, for the video model and the autoencoder alike.
+
+Position is the only clock. Data order, masks, noise, learning rate, averaging and every periodic action are functions of the
+samples seen and the seed, so running the same command again resumes the run bit for bit. The loop knows neither data nor metrics:
+it is handed a source of clips, a function that turns clips into the module's inputs, and a function that evaluates.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from magi import checkpoint
+from magi.distributed import Distributed
+from magi.training.ema import Ema
+from magi.training.log import MetricsLog, Rate, clock
+from magi.training.optim import OptimConfig, build_optimizer, learning_rate
+from magi.training.state import TrainingState
+
+Inputs = tuple[Any, ...]
+Evaluate = Callable[[int, nn.Module], Iterable[tuple[str, float]]]
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+class NonFiniteError(ValueError):
+    """The loss or a gradient is not finite; the weights were not touched."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train. Every period is in samples."""
+
+    total_samples: int = 2_000_000
+    batch_size: int = 128
+    """Samples per optimizer step over all processes."""
+    seed: int = 0
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 autocast with float32 weights and losses ("crucial for convergence", A.3), or plain float32."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ema_half_life: float = 887_000
+    """Half-life of the weight average; .9999 per step at batch 128 (A.3)."""
+    ema_ramp: float = 0.05
+    """Early on the half-life is this share of the samples seen."""
+    checkpoint_every: int = 100_000
+    keep_checkpoints: int = 2
+    log_every: int = 2_000
+    evaluate_every: int = 100_000
+    workers: int = 0
+    """Processes that decode ahead; 0 loads in the training process."""
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.total_samples % self.batch_size:
+            raise ValueError(f"total_samples {self.total_samples} is not a multiple of batch_size {self.batch_size}")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+
+
+def due(samples: int, batch: int, every: int) -> bool:
+    """Whether a multiple of `every` was passed by the step that ended at `samples`."""
+    return samples // every > (samples - batch) // every
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a flag the loop reads at its step boundary; a second one acts at once."""
+    asked: list[int] = []
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Iterator[Any]],
+    *,
+    prepare: Callable[[Any, int], Inputs],
+    config: TrainConfig,
+    resolved: Mapping[str, Any],
+    run_dir: Path,
+    distributed: Distributed,
+    evaluate: Evaluate | None = None,
+) -> TrainingState:
+    """Train `model` to `config.total_samples`, resuming from the newest valid checkpoint in `run_dir` if there is one.
+
+    Args:
+        model: a module whose call returns a dictionary of scalars, "loss" among them.
+        batches: from a position in samples to this process's batches from there on.
+        prepare: from a batch and the optimizer step to the module's inputs on its device.
+        config: lengths, periods, optimizer.
+        resolved: the whole configuration, saved beside every checkpoint and compared on resume.
+        run_dir: checkpoints and `metrics.jsonl` go here.
+        distributed: this process among the others.
+        evaluate: yields (name, value) for the averaged model at a position; the loop does not know what it measures.
+
+    Raises:
+        Interrupted: a signal came; the state is saved.
+        NonFiniteError: before the weights could be harmed.
+        CheckpointError: the folder holds another run, or nothing intact.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    model = model.to(distributed.device).train()
+    ema = Ema(model, half_life_samples=config.ema_half_life, ramp=config.ema_ramp)
+    state = TrainingState(model, ema, build_optimizer(model, config.optim))
+    if distributed.is_first:
+        checkpoint.sweep(run_dir)
+    resume_from = checkpoint.newest_valid(run_dir)
+    if resume_from is not None:
+        state.load(resume_from, resolved)
+        distributed.print_once(f"resuming from {resume_from} at {state.samples:,} samples")
+
+    log = MetricsLog(run_dir, keep_bytes=state.log_bytes, tensorboard=config.tensorboard) if distributed.is_first else None
+    wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
+    autocast = torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    stream, rate = batches(state.samples), Rate()
+    rate.update(state.samples)
+
+    with stop_requests() as stop_asked:
+        while state.samples < config.total_samples:
+            batch = next(stream)
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate(config.optim, state.samples, config.total_samples)
+            with autocast:
+                parts: dict[str, Tensor] = wrapped(*prepare(batch, state.step))
+            state.optimizer.zero_grad(set_to_none=True)
+            parts["loss"].backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+            refuse_non_finite(parts["loss"], norm, state, batch, run_dir, distributed)
+            state.optimizer.step()
+            state.step += 1
+            state.samples += config.batch_size
+            ema.update(model, samples=state.samples, batch=config.batch_size)
+
+            last = state.samples >= config.total_samples
+            if due(state.samples, config.batch_size, config.log_every) or last:
+                rate.update(state.samples)
+                means = {name: distributed.all_reduce_mean(value.detach()) for name, value in parts.items()}
+                report(log, state, means, float(norm), rate, config)
+            if evaluate is not None and (due(state.samples, config.batch_size, config.evaluate_every) or last):
+                scores = dict(evaluate(state.samples, ema.model))
+                if log is not None:
+                    log.write({"samples": state.samples, **scores})
+                    print("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()), flush=True)
+            stop = distributed.any(stop_asked())
+            if due(state.samples, config.batch_size, config.checkpoint_every) or last or stop:
+                if log is not None:
+                    state.log_bytes = log.nbytes
+                    saved = state.save(run_dir, resolved)
+                    checkpoint.prune(run_dir, config.keep_checkpoints)
+                    print(f"saved {saved} at {state.samples:,} samples", flush=True)
+                distributed.barrier()
+            if stop and not last:
+                raise Interrupted(f"stopped at {state.samples:,} of {config.total_samples:,} samples; run the same command again to resume")
+    if log is not None:
+        log.close()
+    return state
+
+
+def refuse_non_finite(
+    loss: Tensor, norm: Tensor, state: TrainingState, batch: Any, run_dir: Path, distributed: Distributed
+) -> None:
+    """Stop every process before the optimizer if any of them met a loss or gradient that is not finite.
+
+    Raises:
+        NonFiniteError: naming the step; the samples of each process that met it are in `nonfinite-step-N-rank-R.json`.
+    """
+    bad = not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))
+    if not distributed.any(bad):
+        return
+    if bad:
+        record = {"step": state.step, "samples": [int(i) for i in batch.sample], "loss": float(loss), "gradient norm": float(norm)}
+        (run_dir / f"nonfinite-step-{state.step}-rank-{distributed.rank}.json").write_text(json.dumps(record))
+    raise NonFiniteError(
+        f"{run_dir}: loss {float(loss):g}, gradient norm {float(norm):g} at step {state.step}; stopped before the weights were touched. "
+        "The batch is named in nonfinite-step-*.json; look at its clips, or lower the learning rate"
+    )
+
+
+def report(
+    log: MetricsLog | None, state: TrainingState, means: Mapping[str, Tensor], norm: float, rate: Rate, config: TrainConfig
+) -> None:
+    """Write one line of metrics and show where the run is."""
+    if log is None:
+        return
+    lr = state.optimizer.param_groups[0]["lr"]
+    values = {name: float(value) for name, value in means.items()}
+    log.write(
+        {"samples": state.samples, "step": state.step, **values, "grad_norm": norm, "lr": lr, "samples_per_second": round(rate.per_second, 2)}
+    )
+    share = state.samples / config.total_samples
+    bar = "█" * int(20 * share) + "·" * (20 - int(20 * share))
+    losses = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+    line = f"{bar} {100 * share:5.1f}%  {state.samples:,}  {losses}  {rate.per_second:.1f} clips/s  left {clock(rate.eta(config.total_samples - state.samples))}"
+    print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)

@@ -1,0 +1,42 @@
+"""AdamW as MAR sets it up, and its learning rate as a function of samples seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and schedule (A.3; the rest follows MAR)."""
+
+    lr: float = 1e-4
+    """Peak learning rate (blank in our text; MAR's 1e-4 per 256 samples gives 1e-4 for Kinetics-600, 5e-5 for UCF-101)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+    warmup_samples: int = 1_280_000
+    """Linear warm-up; the paper's 10,000 steps at batch 128."""
+    decay_samples: int = 0
+    """Over the last this many samples the rate falls linearly to zero; 0 keeps it constant after warm-up, as MAR."""
+    clip: float = 3.0
+    """Largest gradient norm."""
+
+
+def learning_rate(config: OptimConfig, samples: int, total_samples: int) -> float:
+    """Learning rate for the step that starts at `samples` samples seen."""
+    if samples < config.warmup_samples:
+        return config.lr * (samples + 1) / config.warmup_samples
+    left = total_samples - samples
+    return config.lr * min(1.0, left / config.decay_samples) if config.decay_samples else config.lr
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW with MAR's decay groups: no weight decay for vectors (norms, biases) nor for anything in the diffusion head."""
+    decayed, free = [], []
+    for name, parameter in model.named_parameters():
+        exempt = parameter.ndim <= 1 or name.startswith("head.")
+        (free if exempt else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)

@@ -1,0 +1,107 @@
+"""What a training run is at one moment: weights, their average, the optimizer's moments, and the position.
+
+There is nothing else to save: learning rate, data order, masks and noise are functions of the position and the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from magi import checkpoint
+from magi.checkpoint import CheckpointError
+from magi.training.ema import Ema
+
+
+@dataclass
+class TrainingState:
+    """A run's whole state; `samples` and `step` are its only clock."""
+
+    model: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    samples: int = 0
+    step: int = 0
+    log_bytes: int = 0  # length of metrics.jsonl when saved; what was written after that is cut on resume
+
+    def save(self, run_dir: Path, config: Mapping[str, Any]) -> Path:
+        """Write `run_dir/step-XXXXXXXX` whole; returns it, at once if that step was already saved."""
+        directory = run_dir / f"step-{self.step:08d}"
+        if directory.exists():
+            checkpoint.verify(directory)
+            return directory
+        position = {"samples": self.samples, "step": self.step, "log_bytes": self.log_bytes}
+        checkpoint.save(
+            directory,
+            {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": self._moments()},
+            {"config.json": dict(config), "state.json": position},
+        )
+        return directory
+
+    def load(self, directory: Path, config: Mapping[str, Any]) -> None:
+        """Become the state saved in `directory`.
+
+        Raises:
+            CheckpointError: it was saved under another configuration (every differing field is listed), or is not a state of this
+                model. Nothing is loaded then.
+        """
+        saved = json.loads((directory / "config.json").read_text())
+        position = json.loads((directory / "state.json").read_text())
+        differences = checkpoint.compare_configs(_decisive(saved, position), _decisive(config, position))
+        if differences:
+            raise CheckpointError(
+                f"{directory}: trained under another configuration: {'; '.join(differences)}. Nothing was loaded. "
+                "Resume with the saved one, or train into another folder"
+            )
+        model = checkpoint.load_tensors(directory, "model", self.model.state_dict())
+        ema = checkpoint.load_tensors(directory, "ema", self.ema.model.state_dict())
+        moments = checkpoint.load_tensors(directory, "optimizer", None)
+        self.model.load_state_dict(model)
+        self.ema.model.load_state_dict(ema)
+        self._set_moments(moments)
+        self.samples, self.step, self.log_bytes = position["samples"], position["step"], position["log_bytes"]
+
+    def _moments(self) -> dict[str, Tensor]:
+        """The optimizer's state by parameter name; empty before the first step."""
+        return {
+            f"{key}.{name}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+
+    def _set_moments(self, moments: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            found = {key: moments[f"{key}.{name}"] for key in keys if f"{key}.{name}" in moments}
+            if not found and not moments:
+                continue  # saved before the first step
+            for key in keys:
+                expected = torch.Size([]) if key == "step" else parameter.shape
+                if key not in found or found[key].shape != expected:
+                    raise CheckpointError(f"optimizer.safetensors: {key}.{name} is missing or not of shape {tuple(expected)}")
+            # Adam's step counter stays on the CPU, as torch keeps it
+            self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in found.items()}
+
+
+IDLE = ("checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "workers", "tensorboard")
+
+
+def _decisive(config: Mapping[str, Any], position: Mapping[str, int]) -> dict[str, Any]:
+    """The configuration without what cannot change the weights, so that it may be changed between stop and resume.
+
+    Reporting periods never do. The length of the run does only once its learning rate has begun to fall.
+    """
+    plain = json.loads(json.dumps(config))
+    train = plain.get("train", {})
+    for name in IDLE:
+        train.pop(name, None)
+    tail = train.get("optim", {}).get("decay_samples", 0)
+    if train and position["samples"] <= train["total_samples"] - tail:
+        train.pop("total_samples")
+    return plain
