@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -62,3 +63,13 @@ def per_frame_latent_shape(
     if height % stride or width % stride:
         raise ValueError(f"frames of {height} x {width} pixels are not divisible by the tokenizer's stride {stride}")
     return num_frames, channels, height // stride, width // stride
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """Turn uint8 video (..., 3, H, W) into what tokenizers take: float32 in [-1, 1]."""
+    return video.float() / 127.5 - 1
+
+
+def to_video(pixels: Tensor) -> Tensor:
+    """Turn pixels in [-1, 1] back into uint8, rounding to the nearest level."""
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
