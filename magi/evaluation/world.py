@@ -1,0 +1,98 @@
+"""The frozen test of a model of the procedural world: which clips, and what is asked of their continuation.
+
+The clips come from a seed no training uses, and their pixels are hashed, so a result names exactly what it was measured on. Scores
+are read from uint8 tensors by generated frame: where the bodies are, how many there are, and how far the pixels are off.
+
+Shapes: B clips, T frames, K bodies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from magi.data.world import World, WorldConfig, WorldStates
+from magi.evaluation.dynamics import constant_velocity, copy_last, count_correct, position_error, track
+
+EVALUATION_WORLD = WorldConfig(num_frames=21, seed=20_250_123)
+"""3 to 5 bodies at 1.5 to 4 px per frame, two bounces each in 12 frames; 5 frames are given, 16 asked for."""
+
+CLIPS = 256
+CONTEXT = 5
+HORIZONS = (1, 4, 8, 11, 16)  # generated frames to report
+
+
+@dataclass(frozen=True)
+class WorldTest:
+    """Clips with their truth."""
+
+    video: Tensor  # (B, T, 3, H, W) uint8
+    states: WorldStates
+
+
+def world_test(interval: int, *, clips: int = CLIPS, config: WorldConfig = EVALUATION_WORLD, first: int = 0) -> WorldTest:
+    """The first `clips` test clips at a frame interval."""
+    world = World(config)
+    states = world.simulate(range(first, first + clips), interval=interval)
+    return WorldTest(world.render(states), states)
+
+
+def fingerprint(test: WorldTest) -> str:
+    """SHA-256 of the clips' pixels."""
+    return hashlib.sha256(test.video.numpy().tobytes()).hexdigest()
+
+
+def score_positions(video: Tensor, test: WorldTest, *, context: int = CONTEXT) -> dict[str, Tensor]:
+    """Grade generated frames.
+
+    Args:
+        video: (B, F, 3, H, W) uint8, the F frames generated after `context` given ones.
+        test: the clips that were continued.
+        context: frames given.
+
+    Returns:
+        (F,) float64 each, by generated frame: ``position error`` of the video and of the baselines ``copy last`` and ``constant
+        velocity`` in pixels, and ``count correct``, the share of frames with the right bodies and no others.
+    """
+    frames, states = video.shape[1], test.states
+    bodies = {"present": states.present, "radius": states.radius}
+    seen = track(test.video[:, :context], states.color, **bodies)
+    made = track(video, states.color, **bodies)
+    truth = states.position[:, context : context + frames]
+    return {
+        "position error": position_error(made, truth).mean(0),
+        "position error, copy last": position_error(copy_last(seen, frames), truth).mean(0),
+        "position error, constant velocity": position_error(constant_velocity(seen, frames), truth).mean(0),
+        "count correct": count_correct(made).double().mean(0),
+    }
+
+
+def at_size(size: int) -> WorldConfig:
+    """The test world at another frame size."""
+    return replace(EVALUATION_WORLD, size=size)
+
+
+def mean_bounces(test: WorldTest, *, frames: int) -> float:
+    """Bounces per body from the last given frame over the next `frames`."""
+    window = test.states.bounces[:, CONTEXT : CONTEXT + frames].sum(1)
+    return float(window[test.states.present].double().mean())
+
+
+def describe(test: WorldTest) -> dict[str, str | int | float]:
+    """What the test is, for a results file."""
+    return {
+        "clips": len(test.video),
+        "frames": test.video.shape[1],
+        "interval": int(test.states.interval[0]),
+        "bounces per body in 12 frames": round(mean_bounces(test, frames=12), 3),
+        "sha256": fingerprint(test),
+    }
+
+
+def squared_error(video: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of uint8 videos (B, F, 3, H, W) on the scale 0..1, (B, F) float64."""
+    difference = (video.to(torch.float64) - truth.to(torch.float64)) / 255
+    return difference.square().mean(dim=(2, 3, 4))
