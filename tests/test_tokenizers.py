@@ -130,6 +130,10 @@ def test_statistics_normalise_latents_and_survive_saving() -> None:
     torch.testing.assert_close(latents.var(1, correction=0), torch.ones(4), rtol=1e-3, atol=0)
     torch.testing.assert_close(model.decode(model.encode(batches[0])), decoded, rtol=1e-4, atol=1e-4)
 
+    measured = model.shift.clone(), model.scale.clone()
+    model.measure_statistics(batches)  # of the raw latents again, not of those already normalised
+    assert torch.equal(model.shift, measured[0]) and torch.equal(model.scale, measured[1])
+
     copy = Autoencoder(SMALL)
     copy.load_state_dict(model.state_dict())
     assert torch.equal(copy.encode(batches[0]), model.encode(batches[0]))
