@@ -1,3 +1,31 @@
-"""MAGI: masked autoregressive video generation with Complete Teacher Forcing."""
+"""MAGI: masked autoregressive video generation with Complete Teacher Forcing.
+
+    import magi
+
+    model = magi.load("runs/world/release")
+    for frame in magi.generate(model, context, num_frames=16):  # uint8 (B, 3, H, W), as soon as it is finished
+        ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = ["SampleConfig", "__version__", "generate", "load", "pretrained"]
+
+if TYPE_CHECKING:
+    from magi.sampling.config import SampleConfig
+    from magi.sampling.release import load, pretrained
+    from magi.sampling.video import generate
+
+HOMES = {"load": "magi.sampling.release", "pretrained": "magi.sampling.release", "generate": "magi.sampling.video", "SampleConfig": "magi.sampling.config"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something is used: `magi --version` should not wait for it."""
+    if name not in HOMES:
+        raise AttributeError(f"module 'magi' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(HOMES[name]), name)

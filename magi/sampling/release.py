@@ -89,3 +89,16 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Releas
         tokenizer = PixelTokenizer(described["tokenizer"]["pixel"])
     release = Release(model.eval().requires_grad_(False), tokenizer, read_config(SampleConfig, described["sample"]))
     return release.to(device)
+
+
+def pretrained(name: str = "world64") -> Path:
+    """The folder of a model that ships with the package.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    shelf = Path(__file__).parent.parent / "pretrained"
+    if not (shelf / name / "config.json").is_file():
+        known = sorted(path.parent.name for path in shelf.glob("*/config.json"))
+        raise ValueError(f"no pretrained model {name!r}; there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}")
+    return shelf / name
