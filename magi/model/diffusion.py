@@ -22,23 +22,24 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, repeat
-from typing import ParamSpec, TypeVar, cast
+from typing import Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 Denoise = Callable[[int, Tensor], Tensor]  # (grid point, state (R, C)) -> network output (R, 2C), or (R, C) for a flow
+Spacing = Literal["full", "trimmed", "log-snr"]
 
 LOG_2 = math.log(2.0)
 HALF_PIXEL = 1.0 / 255.0  # half the width of a bin when [-1, 1] is cut into 256 values
-COSINE_LAMBDA_MIN = -5.1  # log(alpha / sigma) at which DPM-Solver starts on a cosine schedule (Lu et al., 2022)
+LAMBDA_MIN = -5.1  # log(alpha / sigma) at which DPM-Solver starts on a cosine schedule (Lu et al., 2022)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
 def _constant(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Compute a table once per arguments, outside ``torch.inference_mode``, whose tensors cannot be trained with later."""
+    """Compute a table once per arguments, and outside ``inference_mode``, whose tensors cannot be trained with."""
     cached = functools.lru_cache(maxsize=64)(torch.inference_mode(False)(function))
     return cast(Callable[Parameters, Result], cached)  # lru_cache forgets the parameters' types
 
@@ -73,50 +74,38 @@ def cosine_schedule(steps: int = 1000) -> DiffusionSchedule:
 
 
 @_constant
-def respace(schedule: DiffusionSchedule, num_steps: int) -> DiffusionSchedule:
-    """Keep ``num_steps`` evenly spaced timesteps of a schedule, both ends included (Improved DDPM, section 4).
+def respace(schedule: DiffusionSchedule, num_steps: int, spacing: Spacing = "full") -> DiffusionSchedule:
+    """Keep ``num_steps`` of a schedule's timesteps, the least noisy included; a single step keeps the noisiest alone.
 
-    100 of 1000 gives 0, 10, 20, ... 979, 989, 999, the timesteps of MAR. A single step keeps the noisiest.
+    - ``full``: evenly spaced over all of them (Improved DDPM, section 4). 100 of 1000 gives 0, 10, 20, ... 979, 989,
+      999, the timesteps of MAR.
+    - ``trimmed``: evenly spaced over those with lambda = log(alpha / sigma) >= -5.1, on the cosine schedule all but the
+      last four. From t = 999 the first step multiplies the network's error by 1 / sqrt(alpha), about 300 for 100 steps,
+      which only a long-trained network survives; from t = 995 by less than 4.
+    - ``log-snr``: evenly spaced in lambda, the variable DPM-Solver integrates in, over the same range. Timesteps stay
+      whole, as in training; where the even spacing would repeat one, its neighbours are taken.
 
     Raises:
-        ValueError: if ``num_steps`` is not between 1 and the schedule's own number of steps.
+        ValueError: if ``num_steps`` is less than 1 or more than there are timesteps to keep.
     """
-    _check_num_steps(schedule, num_steps)
-    last = schedule.num_steps - 1
+    lambdas = torch.logit(schedule.alphas_cumprod) / 2  # (S,) decreasing
+    available = schedule.num_steps if spacing == "full" else int((lambdas >= LAMBDA_MIN).sum())
+    if not 1 <= num_steps <= available:
+        raise ValueError(
+            f"num_steps is {num_steps}; {spacing!r} spacing of {schedule.num_steps} allows 1 to {available}"
+        )
+    last = available - 1
     if num_steps == 1:
         return _keep(schedule, [last])
+    if spacing == "log-snr":
+        wanted = torch.linspace(float(lambdas[0]), float(lambdas[last]), num_steps, dtype=torch.float64)
+        nearest = (lambdas[None, :] - wanted[:, None]).abs().argmin(dim=1)  # (num_steps,) never decreasing
+        rank = torch.arange(num_steps)
+        distinct = (nearest - rank).cummax(dim=0).values + rank  # pushed up until strictly increasing
+        return _keep(schedule, torch.minimum(distinct, available - num_steps + rank).tolist())
     # A running sum, as in the reference code: i * stride falls on the other side of some halves.
-    sums = accumulate(repeat(last / (num_steps - 1), num_steps - 1), initial=0.0)
-    return _keep(schedule, [round(position) for position in sums])
-
-
-@_constant
-def respace_log_snr(schedule: DiffusionSchedule, num_steps: int) -> DiffusionSchedule:
-    """Keep ``num_steps`` timesteps evenly spaced in lambda = log(alpha / sigma), the variable DPM-Solver integrates in.
-
-    Timesteps stay whole, as in training; where the even spacing would repeat one, its neighbours are taken. The
-    noisiest timesteps, lambda < -5.1, are left out while others remain: there x is noise to more than two digits, and
-    the division by alpha would magnify the network's error.
-
-    Raises:
-        ValueError: if ``num_steps`` is not between 1 and the schedule's own number of steps.
-    """
-    _check_num_steps(schedule, num_steps)
-    lambdas = torch.logit(schedule.alphas_cumprod) / 2  # (S,) decreasing
-    lowest = max(COSINE_LAMBDA_MIN, float(lambdas[-1]))
-    wanted = torch.linspace(float(lambdas[0]), lowest, num_steps, dtype=torch.float64)
-    if num_steps == 1:
-        wanted = wanted.new_tensor([lowest])
-    nearest = (lambdas[None, :] - wanted[:, None]).abs().argmin(dim=1)  # (num_steps,) not decreasing
-    rank = torch.arange(num_steps)
-    distinct = (nearest - rank).cummax(dim=0).values + rank  # pushed up until strictly increasing
-    limit = schedule.num_steps - num_steps + rank
-    return _keep(schedule, torch.minimum(distinct, limit).tolist())
-
-
-def _check_num_steps(schedule: DiffusionSchedule, num_steps: int) -> None:
-    if not 1 <= num_steps <= schedule.num_steps:
-        raise ValueError(f"num_steps is {num_steps}; expected 1 to {schedule.num_steps}, the steps of the schedule")
+    positions = accumulate(repeat(last / (num_steps - 1), num_steps - 1), initial=0.0)
+    return _keep(schedule, [round(position) for position in positions])
 
 
 def _keep(schedule: DiffusionSchedule, positions: list[int]) -> DiffusionSchedule:
@@ -305,8 +294,8 @@ def sample_dpm_solver_pp(
     """DPM-Solver++(2M) (Lu et al., 2022, algorithm 2): second order, one call per step, ignores the learned variance.
 
     Each step integrates the prediction of the clean token, extrapolated in lambda = log(alpha / sigma) from the last
-    two calls, so any spacing of timesteps will do; ``respace_log_snr`` is made for it. The first step has no past and
-    the last one ends at infinite lambda: both are of first order.
+    two calls, so any spacing of timesteps will do; ``log-snr`` is made for it. The first step has no past and the last
+    one ends at infinite lambda: both are of first order.
 
     Args:
         denoise: network at grid point i, which is ``schedule.timesteps[S - 1 - i]``.

@@ -15,7 +15,7 @@ token, S steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -25,12 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magi.model import diffusion
-from magi.model.diffusion import Denoise
+from magi.model.diffusion import Denoise, Spacing
 
 Kind = Literal["diffusion", "flow"]
 Solver = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
 
 SOLVERS: dict[Kind, tuple[Solver, ...]] = {"diffusion": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
+SPACINGS: dict[Solver, Spacing] = {"ddpm": "full", "ddim": "trimmed", "dpm++": "log-snr"}  # unless asked for another
 NORM_EPS = 1e-6
 MODULATED_ROWS = 640  # steps x rows modulated by one GEMM: enough to be efficient, few enough to stay in cache
 
@@ -193,7 +194,14 @@ class DiffusionHead(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, z: Tensor, noise: Tensor, *, num_steps: int = 100, solver: Solver = "ddpm", temperature: float = 1.0
+        self,
+        z: Tensor,
+        noise: Tensor,
+        *,
+        num_steps: int = 100,
+        solver: Solver = "ddpm",
+        spacing: Spacing | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Draw one token per row.
 
@@ -203,58 +211,71 @@ class DiffusionHead(nn.Module):
                 whatever that of the weights. All solvers but ``ddpm`` read row 0 alone, and accept (1, R, C).
             num_steps: denoising steps S.
             solver: ``ddpm``, ``ddim`` or ``dpm++`` for a diffusion head, ``euler`` or ``heun`` for a flow head.
-            temperature: factor on the noise added at each step (``ddpm``), or on the initial noise if a solver adds
-            none.
+            spacing: which of the trained timesteps are visited (``diffusion.respace``), by default what suits the solver:
+                ``full`` for ``ddpm``, as in MAR. ``trimmed`` is the robust choice for a briefly trained head.
+            temperature: factor on the noise added at each step (``ddpm``), or on the initial noise if none is added.
 
         Returns:
             (R, C) tokens in the precision of the noise.
 
         Raises:
-            ValueError: if the solver does not fit the head, or the noise has the wrong number of rows.
+            ValueError: if the solver or the spacing does not fit the head, or the noise has the wrong number of rows.
         """
-        times = self._grid(solver, num_steps, z.device)
-        denoise = _HoistedNetwork(self, z, self._embed_time(times))
-        return self._solve(denoise, noise, num_steps=num_steps, solver=solver, temperature=temperature)
+
+        def network(times: Tensor) -> Denoise:
+            return _HoistedNetwork(self, z, self._embed_time(times))
+
+        return self._solve(network, noise, num_steps=num_steps, solver=solver, spacing=spacing, temperature=temperature)
 
     @torch.no_grad()
     def sample_reference(
-        self, z: Tensor, noise: Tensor, *, num_steps: int = 100, solver: Solver = "ddpm", temperature: float = 1.0
+        self,
+        z: Tensor,
+        noise: Tensor,
+        *,
+        num_steps: int = 100,
+        solver: Solver = "ddpm",
+        spacing: Spacing | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """The specification of ``sample``: the plain network at every step."""
-        times = self._grid(solver, num_steps, z.device)
 
-        def denoise(i: int, x: Tensor) -> Tensor:
-            return self(x, times[i].expand(len(x)), z)
+        def network(times: Tensor) -> Denoise:
+            return lambda i, x: self(x, times[i].expand(len(x)), z)
 
-        return self._solve(denoise, noise, num_steps=num_steps, solver=solver, temperature=temperature)
+        return self._solve(network, noise, num_steps=num_steps, solver=solver, spacing=spacing, temperature=temperature)
 
-    def _schedule(self, solver: Solver, num_steps: int) -> diffusion.DiffusionSchedule:
-        respace = diffusion.respace_log_snr if solver == "dpm++" else diffusion.respace
-        return respace(diffusion.cosine_schedule(self.config.train_steps), num_steps)
-
-    def _grid(self, solver: Solver, num_steps: int, device: torch.device) -> Tensor:
-        """The times a solver calls the network at, in order: (S,) int64, or (S + 1,) for a flow."""
-        if solver not in SOLVERS[self.config.kind]:
-            choices = ", ".join(SOLVERS[self.config.kind])
-            raise ValueError(f"solver {solver!r} does not fit a head of kind {self.config.kind!r}; it takes {choices}")
-        if self.config.kind == "flow":
-            dtype = torch.promote_types(self.input_proj.weight.dtype, torch.float32)
-            return diffusion.flow_times(num_steps, device, dtype)
-        return diffusion.call_order(self._schedule(solver, num_steps), device)
-
-    def _solve(self, denoise: Denoise, noise: Tensor, *, num_steps: int, solver: Solver, temperature: float) -> Tensor:
+    def _solve(
+        self,
+        network: Callable[[Tensor], Denoise],
+        noise: Tensor,
+        *,
+        num_steps: int,
+        solver: Solver,
+        spacing: Spacing | None,
+        temperature: float,
+    ) -> Tensor:
+        """Run a solver over the denoiser that ``network`` makes of the times the solver calls it at, (grid,) in order."""
+        kind = self.config.kind
+        if solver not in SOLVERS[kind]:
+            choices = ", ".join(SOLVERS[kind])
+            raise ValueError(f"solver {solver!r} does not fit a head of kind {kind!r}; expected {choices}")
         if len(noise) != num_steps + 1 and (solver == "ddpm" or len(noise) != 1):
             raise ValueError(f"noise has {len(noise)} rows; {num_steps} steps of {solver!r} expect {num_steps + 1}")
-        if solver == "euler":
-            return diffusion.sample_flow_euler(denoise, noise[0], num_steps=num_steps, temperature=temperature)
-        if solver == "heun":
-            return diffusion.sample_flow_heun(denoise, noise[0], num_steps=num_steps, temperature=temperature)
-        schedule = self._schedule(solver, num_steps)
+        if kind == "flow":
+            if spacing is not None:
+                raise ValueError(f"spacing is {spacing!r}; a flow head takes uniform steps, leave it None")
+            dtype = torch.promote_types(self.input_proj.weight.dtype, torch.float32)
+            denoise = network(diffusion.flow_times(num_steps, noise.device, dtype))
+            integrate = diffusion.sample_flow_euler if solver == "euler" else diffusion.sample_flow_heun
+            return integrate(denoise, noise[0], num_steps=num_steps, temperature=temperature)
+        trained = diffusion.cosine_schedule(self.config.train_steps)
+        schedule = diffusion.respace(trained, num_steps, spacing or SPACINGS[solver])
+        denoise = network(diffusion.call_order(schedule, noise.device))
         if solver == "ddpm":
             return diffusion.sample_ddpm(denoise, noise, schedule=schedule, temperature=temperature)
-        if solver == "ddim":
-            return diffusion.sample_ddim(denoise, noise[0], schedule=schedule, temperature=temperature)
-        return diffusion.sample_dpm_solver_pp(denoise, noise[0], schedule=schedule, temperature=temperature)
+        solve = diffusion.sample_ddim if solver == "ddim" else diffusion.sample_dpm_solver_pp
+        return solve(denoise, noise[0], schedule=schedule, temperature=temperature)
 
     def load_mar_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load a head published with MAR, whose layers are ours under other names.
