@@ -1,0 +1,44 @@
+"""Video files and frame folders <-> uint8 arrays of shape (T, H, W, 3), RGB.
+
+Knows containers, codecs, time stamps and pictures; knows nothing of clips, batches or pixels in [-1, 1].
+"""
+
+from magi.video.frames import Frames, fit, resize, side_by_side, tile
+from magi.video.reading import (
+    VIDEO_SUFFIXES,
+    BadVideo,
+    DecodedVideo,
+    Video,
+    VideoInfo,
+    decode_video,
+    find_videos,
+    probe,
+    read_video,
+)
+from magi.video.timing import clip_indices, frames_at, nominal_period, ticks
+from magi.video.writing import Quality, VideoWriter, write_gif, write_video
+
+__all__ = [
+    "VIDEO_SUFFIXES",
+    "BadVideo",
+    "DecodedVideo",
+    "Frames",
+    "Quality",
+    "Video",
+    "VideoInfo",
+    "VideoWriter",
+    "clip_indices",
+    "decode_video",
+    "find_videos",
+    "fit",
+    "frames_at",
+    "nominal_period",
+    "probe",
+    "read_video",
+    "resize",
+    "side_by_side",
+    "ticks",
+    "tile",
+    "write_gif",
+    "write_video",
+]
