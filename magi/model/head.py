@@ -68,14 +68,14 @@ class TimeEmbedding(nn.Module):
         """(...) -> (..., W). Angles are float32 or wider: bfloat16 cannot tell t = 999 from t = 1000."""
         dtype = torch.promote_types(self.expand.weight.dtype, torch.float32)
         half = self.time_dim // 2
-        frequencies = torch.exp(torch.arange(half, device=t.device, dtype=dtype) * (-math.log(10_000) / half))
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=dtype) / half)
         angles = t.to(dtype).unsqueeze(-1) * frequencies  # (..., time_dim / 2)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.project(F.silu(self.expand(waves.to(self.expand.weight.dtype))))
 
 
 class ResidualBlock(nn.Module):
-    """``x + gate * MLP(modulate(norm(x)))``, where y decides shift, scale and gate (adaLN, Peebles & Xie, 2023)."""
+    """``x + gate * MLP(modulate(norm(x)))``; shift, scale and gate are linear in y (adaLN, Peebles & Xie, 2023)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(F.silu(y)).chunk(3, dim=-1)  # (..., W) each
+        shift, scale, gate = self.modulation(y).chunk(3, dim=-1)  # (..., W) each
         hidden = self.norm(x) * (1 + scale) + shift
         return x + gate * self.project(F.silu(self.expand(hidden)))
 
@@ -100,7 +100,7 @@ class OutputLayer(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        shift, scale = self.modulation(F.silu(y)).chunk(2, dim=-1)
+        shift, scale = self.modulation(y).chunk(2, dim=-1)
         return self.linear(self.norm(x) * (1 + scale) + shift)
 
 
@@ -152,7 +152,7 @@ class DiffusionHead(nn.Module):
             (R, 2C) predicted noise and variance value for a diffusion, (R, C) velocity for a flow. Leading shapes that
             broadcast will do in place of R.
         """
-        y = self._embed_time(t) + self.cond_embed(z)  # (R, W)
+        y = F.silu(self._embed_time(t) + self.cond_embed(z))  # (R, W)
         x = self.input_proj(x.to(self.input_proj.weight.dtype))
         for block in self.blocks:
             x = block(x, y)
@@ -211,7 +211,7 @@ class DiffusionHead(nn.Module):
                 whatever that of the weights. All solvers but ``ddpm`` read row 0 alone, and accept (1, R, C).
             num_steps: denoising steps S.
             solver: ``ddpm``, ``ddim`` or ``dpm++`` for a diffusion head, ``euler`` or ``heun`` for a flow head.
-            spacing: which of the trained timesteps are visited (``diffusion.respace``), by default what suits the solver:
+            spacing: which trained timesteps are visited (``diffusion.respace``); by default what suits the solver,
                 ``full`` for ``ddpm``, as in MAR. ``trimmed`` is the robust choice for a briefly trained head.
             temperature: factor on the noise added at each step (``ddpm``), or on the initial noise if none is added.
 
@@ -255,7 +255,7 @@ class DiffusionHead(nn.Module):
         spacing: Spacing | None,
         temperature: float,
     ) -> Tensor:
-        """Run a solver over the denoiser that ``network`` makes of the times the solver calls it at, (grid,) in order."""
+        """Run a solver over the denoiser that ``network`` makes of the times (grid,) at which the solver calls it."""
         kind = self.config.kind
         if solver not in SOLVERS[kind]:
             choices = ", ".join(SOLVERS[kind])
