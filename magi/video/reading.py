@@ -206,6 +206,10 @@ def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any],
     size_in_bytes = 0
     try:
         for picture in _pictures(stream):
+            if picture.is_corrupt:  # decoded with guesses for what was missing
+                while pictures and pictures[-1].pict_type == pyav().video.frame.PictureType.B:
+                    pictures.pop()  # may be predicted from it
+                raise ValueError("the next one is damaged")
             first = pictures[0] if pictures else picture
             if (picture.width, picture.height) != (first.width, first.height):
                 raise ValueError("the size changes")
@@ -225,17 +229,10 @@ def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any],
 
 
 def _pictures(stream: Any) -> Iterator[Any]:
-    cut_off = False
     for packet in stream.container.demux(stream):
-        cut_off = cut_off or packet.is_corrupt or _ends_a_torn_gif(packet)
-        if cut_off and packet.size:  # the last packet is empty and fetches the frames that wait to be reordered
-            continue
-        for picture in packet.decode():
-            if picture.is_corrupt:  # decoded with guesses for what was missing
-                raise ValueError("the next one is damaged")
-            yield picture
-    if cut_off:
-        raise ValueError("the file is cut off")
+        if packet.is_corrupt or _ends_a_torn_gif(packet):  # frames that still wait to be reordered have gaps: leave them
+            raise ValueError("the file is cut off")
+        yield from packet.decode()
 
 
 def _ends_a_torn_gif(packet: Any) -> bool:
