@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -18,10 +20,16 @@ class OptimConfig:
     weight_decay: float = 0.02
     warmup_samples: int = 1_280_000
     """Linear warm-up; the paper's 10,000 steps at batch 128."""
+    decay: Literal["none", "tail", "cosine"] = "none"
+    """After warm-up: constant as MAR; constant, then a linear fall to zero at the end; or a cosine down to a tenth."""
     decay_samples: int = 0
-    """Over the last this many samples the rate falls linearly to zero; 0 keeps it constant after warm-up, as MAR."""
+    """Length of the tail."""
     clip: float = 3.0
     """Largest gradient norm."""
+
+    def __post_init__(self) -> None:
+        if (self.decay == "tail") != (self.decay_samples > 0):
+            raise ValueError(f"decay {self.decay!r} with decay_samples {self.decay_samples}: a tail needs a length, the others take none")
 
 
 def learning_rate(config: OptimConfig, samples: int, total_samples: int) -> float:
@@ -29,7 +37,12 @@ def learning_rate(config: OptimConfig, samples: int, total_samples: int) -> floa
     if samples < config.warmup_samples:
         return config.lr * (samples + 1) / config.warmup_samples
     left = total_samples - samples
-    return config.lr * min(1.0, left / config.decay_samples) if config.decay_samples else config.lr
+    if config.decay == "tail":
+        return config.lr * min(1.0, left / config.decay_samples)
+    if config.decay == "cosine":
+        share = 1 - left / max(1, total_samples - config.warmup_samples)
+        return config.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * share)))
+    return config.lr
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -101,7 +101,6 @@ def _decisive(config: Mapping[str, Any], position: Mapping[str, int]) -> dict[st
     train = plain.get("train", {})
     for name in IDLE:
         train.pop(name, None)
-    tail = train.get("optim", {}).get("decay_samples", 0)
-    if train and position["samples"] <= train["total_samples"] - tail:
+    if train and train["optim"]["decay"] != "cosine" and position["samples"] <= train["total_samples"] - train["optim"]["decay_samples"]:
         train.pop("total_samples")
     return plain
