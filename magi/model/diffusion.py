@@ -69,8 +69,8 @@ def cosine_schedule(steps: int = 1000) -> DiffusionSchedule:
         steps: number of steps S the network is trained on.
     """
     signal = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-    betas = [min(1.0 - later / earlier, 0.999) for earlier, later in pairwise(signal)]
-    return _schedule(torch.tensor(betas, dtype=torch.float64), torch.arange(steps))
+    alphas = torch.tensor([max(later / earlier, 0.001) for earlier, later in pairwise(signal)], dtype=torch.float64)
+    return _schedule(alphas, torch.cumprod(alphas, dim=0), torch.arange(steps))
 
 
 @_constant
@@ -111,11 +111,11 @@ def respace(schedule: DiffusionSchedule, num_steps: int, spacing: Spacing = "ful
 def _keep(schedule: DiffusionSchedule, positions: list[int]) -> DiffusionSchedule:
     """Skip steps: the kept ones have the same alphas_cumprod, hence larger betas of their own."""
     alphas_cumprod = schedule.alphas_cumprod[positions]
-    return _schedule(1.0 - alphas_cumprod / _previous(alphas_cumprod), schedule.timesteps[positions])
+    return _schedule(alphas_cumprod / _previous(alphas_cumprod), alphas_cumprod, schedule.timesteps[positions])
 
 
-def _schedule(betas: Tensor, timesteps: Tensor) -> DiffusionSchedule:
-    alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+def _schedule(alphas: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> DiffusionSchedule:
+    betas = 1.0 - alphas
     posterior_variance = betas * (1.0 - _previous(alphas_cumprod)) / (1.0 - alphas_cumprod)
     posterior_variance[0] = posterior_variance[1] if len(betas) > 1 else betas[0]  # it is 0, which has no logarithm
     return DiffusionSchedule(
@@ -124,7 +124,7 @@ def _schedule(betas: Tensor, timesteps: Tensor) -> DiffusionSchedule:
         alphas_cumprod=alphas_cumprod,
         log_variance_max=betas.log(),
         log_variance_min=posterior_variance.log(),
-        eps_to_mean=betas / ((1.0 - betas) * (1.0 - alphas_cumprod)).sqrt(),
+        eps_to_mean=betas / (alphas * (1.0 - alphas_cumprod)).sqrt(),
     )
 
 
@@ -235,7 +235,7 @@ def sample_ddpm(denoise: Denoise, noise: Tensor, *, schedule: DiffusionSchedule,
     noise = noise.to(_at_least_float32(noise))
     factors, spread = _ddpm_factors(schedule, noise.shape[-1], noise.device, noise.dtype)
     added = noise[1:-1] * (spread * temperature)  # (S - 1, R, C)
-    growth = (1.0 - schedule.betas).rsqrt().flip(0).tolist()
+    growth = (_previous(schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt().flip(0).tolist()
 
     x = noise[0]
     for i in range(schedule.num_steps):
