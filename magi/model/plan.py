@@ -1,0 +1,162 @@
+"""What a model costs before it is built: parameters, FLOPs, cache and training memory, from its configuration alone.
+
+A multiplication and an addition are two operations, as in `torch.utils.flop_counter`. Only matrix products are counted,
+and only those that are computed: no last observation frame, the head on masked tokens alone. Knows no device and no
+clock: how fast the operations run is a matter for measurement.
+
+Symbols: T frames, S stream frames, N tokens per frame, L tokens the transformer sees of it, C token channels, D width,
+F MLP width, W head width, E sines and cosines of a time, M masked copies, K masked tokens per frame, R head repeats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import torch
+
+from magi.model.config import MagiConfig
+from magi.model.head import Solver
+from magi.model.magi import Magi
+
+BACKWARD = 2  # a backward pass multiplies twice for each product of the forward pass: by the weights and by the inputs
+CALLS_PER_STEP: dict[Solver, int] = {"ddpm": 1, "ddim": 1, "dpm++": 1, "euler": 1, "heun": 2}
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating point operations, by part; the embeddings count with the transformer."""
+
+    transformer: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """Both parts."""
+        return self.transformer + self.head
+
+
+def count_parameters(config: MagiConfig) -> dict[str, int]:
+    """Parameters by part, counted on a model that is built without memory.
+
+    The paper's model (20 blocks of width 1280, head of 3 x 1024) has 808.7 M here; the paper says about 850 M (A.1) and
+    leaves open what the rest is.
+    """
+    with torch.device("meta"):
+        model = Magi(config)
+    counts = dict.fromkeys(("embeddings", "spatial layers", "temporal layers", "diffusion head"), 0)
+    for name, parameter in model.named_parameters():
+        counts[_part(name)] += parameter.numel()
+    return counts
+
+
+def _part(parameter: str) -> str:
+    """The part of the model that a parameter belongs to; the last norm goes with the layer it follows."""
+    if parameter.startswith("head."):
+        return "diffusion head"
+    if parameter.startswith("transformer."):
+        return "spatial layers" if ".spatial." in parameter else "temporal layers"
+    return "embeddings"
+
+
+def mean_mask_ratio(config: MagiConfig) -> float:
+    """Mean of the training mask ratio, a normal about 1 cut to [minimum, 1]; .867 with MAR's .7 and deviation .25.
+
+    E = 1 + sigma (phi(a) - phi(0)) / (Phi(0) - Phi(a)) with a = (minimum - 1) / sigma.
+    """
+    normal, a = NormalDist(), (config.mask_ratio_min - 1) / config.mask_ratio_std
+    if a == 0:
+        return 1.0
+    return 1 + config.mask_ratio_std * (normal.pdf(a) - normal.pdf(0)) / (normal.cdf(0) - normal.cdf(a))
+
+
+def stream_frames(config: MagiConfig) -> int:
+    """Frames the transformer sees of a clip, S: in CTF T - 1 observed and M T masked ones, in MTF T (paper, Fig. 3)."""
+    frames = config.num_frames
+    return frames - 1 + config.masks_per_clip * frames if config.forcing == "ctf" else frames
+
+
+def transformer_flops(config: MagiConfig, *, frames: int, attended: int) -> float:
+    """One forward pass over `frames` stream frames of one video, each temporal layer attending to `attended` frames.
+
+    A product takes 2 x inputs x outputs, so a token in a layer: queries, keys, values and output 8 D^2, MLP 4 D F,
+    attention 4 D for each token attended to, L in space and `attended` in time.
+    """
+    width, seen = config.width, config.frame_tokens
+    linear = 8 * width**2 + 4 * width * config.mlp_width
+    spatial = linear + 4 * width * seen
+    temporal = linear + 4 * width * attended + (2 * width**2 if config.temporal_out_proj else 0)
+    embed = 2 * config.token_channels * width + (4 * width**2 if config.noise_embedding == "channel" else 0)
+    return frames * (config.depth * seen * (spatial + temporal) + config.tokens * embed)
+
+
+def head_call_flops(config: MagiConfig) -> float:
+    """The head once on one token: input 2 C W, per block 10 W^2 (modulation 6, MLP 4), last modulation 4 W^2, output.
+
+    The embeddings of time and condition, which are shared between calls, are not included.
+    """
+    width = config.head.width
+    outputs = config.token_channels * (2 if config.head.kind == "diffusion" else 1)  # its variance is learned as well
+    return 2 * config.token_channels * width + (10 * config.head.depth + 4) * width**2 + 2 * width * outputs
+
+
+def time_flops(config: MagiConfig) -> float:
+    """The head's embedding of one time: 2 E W + 2 W^2."""
+    return 2 * config.head.width * (config.head.time_dim + config.head.width)
+
+
+def condition_flops(config: MagiConfig) -> float:
+    """The head's embedding of one token's condition: 2 D W."""
+    return 2 * config.width * config.head.width
+
+
+def forward_flops(config: MagiConfig, *, masked: float | None = None) -> Flops:
+    """The training loss of one clip, forward pass only.
+
+    Args:
+        config: of the model.
+        masked: K; by default its mean over training.
+    """
+    streams = stream_frames(config)
+    hidden = config.tokens * mean_mask_ratio(config) if masked is None else masked
+    rows = config.masks_per_clip * config.num_frames * hidden
+    per_row = condition_flops(config) + config.head_repeats * (time_flops(config) + head_call_flops(config))
+    return Flops(transformer_flops(config, frames=streams, attended=streams), rows * per_row)
+
+
+def training_flops(config: MagiConfig) -> Flops:
+    """One clip of training, forward and backward, at the mean mask ratio."""
+    forward = forward_flops(config)
+    return Flops((1 + BACKWARD) * forward.transformer, (1 + BACKWARD) * forward.head)
+
+
+def frame_flops(
+    config: MagiConfig, *, past: int, mask_steps: int, head_steps: int, solver: Solver | None = None
+) -> Flops:
+    """One generated frame after `past` cached ones: a pass per mask step, one to commit it, and the head on its tokens.
+
+    Args:
+        config: of the model.
+        past: frames in the cache.
+        mask_steps: as asked for; no more than one per token are made.
+        head_steps: denoising steps per token.
+        solver: the head's own by default, which calls it once per step.
+    """
+    steps = min(mask_steps, config.tokens)
+    calls = head_steps * (CALLS_PER_STEP[solver] if solver else 1)
+    per_token = condition_flops(config) + calls * head_call_flops(config)
+    return Flops(
+        (steps + 1) * transformer_flops(config, frames=1, attended=past + 1),
+        config.tokens * per_token + steps * head_steps * time_flops(config),
+    )
+
+
+def cache_bytes(config: MagiConfig, *, bytes_per_value: int = 4) -> int:
+    """KV cache per frame and video: keys and values of the temporal layers, 2 x depth x L x D; float32 by default."""
+    return 2 * config.depth * config.frame_tokens * config.width * bytes_per_value
+
+
+def training_bytes(parameters: int) -> dict[str, int]:
+    """Memory of a training run without its activations: all in float32, also under bf16 autocast (paper A.3)."""
+    copies = {"weights": 1, "gradients": 1, "Adam moments": 2, "EMA": 1}
+    return {name: 4 * count * parameters for name, count in copies.items()}
