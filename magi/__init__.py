@@ -15,11 +15,12 @@ __version__ = "0.1.0"
 __all__ = ["SampleConfig", "__version__", "generate", "load", "pretrained"]
 
 if TYPE_CHECKING:
+    from magi.pretrained import pretrained
     from magi.sampling.config import SampleConfig
-    from magi.sampling.release import load, pretrained
+    from magi.sampling.release import load
     from magi.sampling.video import generate
 
-HOMES = {"load": "magi.sampling.release", "pretrained": "magi.sampling.release", "generate": "magi.sampling.video", "SampleConfig": "magi.sampling.config"}
+HOMES = {"load": "magi.sampling.release", "pretrained": "magi.pretrained", "generate": "magi.sampling.video", "SampleConfig": "magi.sampling.config"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,59 +1,89 @@
-"""Tokenizers by name or folder: one place that lists them, loads them and saves the trained one."""
+"""Tokenizers by name or folder: the one place that lists them, describes them in a file, and loads them again."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from magi import checkpoint
+from magi.pretrained import SHELF
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.protocol import Tokenizer
 
-
-def autoencoder_config(fields: dict[str, Any]) -> AutoencoderConfig:
-    """The config of an autoencoder from plain JSON data, in which tuples have become lists.
-
-    Raises:
-        ValueError: a field is unknown.
-    """
-    unknown = fields.keys() - asdict(AutoencoderConfig()).keys()
-    if unknown:
-        raise ValueError(f"unknown autoencoder settings {', '.join(sorted(unknown))}; was this made by a newer version?")
-    return AutoencoderConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+STEM = "tokenizer"  # of the file that holds a tokenizer's weights, alone or beside a model's
 
 
-def load_autoencoder(directory: Path) -> Autoencoder:
-    """Load a released autoencoder, ready to encode and decode.
+def describe(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Plain data from which `restore` builds the tokenizer again, its weights aside.
 
     Raises:
-        CheckpointError: files are missing, damaged, or do not fit each other.
+        ValueError: a tokenizer of a kind that cannot be released.
     """
-    checkpoint.verify(directory)
-    model = Autoencoder(autoencoder_config(json.loads((directory / "config.json").read_text())))
-    model.load_state_dict(checkpoint.load_tensors(directory, "model", model.state_dict()))
+    if isinstance(tokenizer, Autoencoder):
+        return {"autoencoder": asdict(tokenizer.config)}
+    if isinstance(tokenizer, PixelTokenizer):
+        return {"pixel": tokenizer.spatial_stride}
+    raise ValueError(f"a {type(tokenizer).__name__} cannot be released; use an autoencoder or a pixel tokenizer")
+
+
+def weights(tokenizer: Tokenizer) -> dict[str, dict[str, Tensor]]:
+    """The tensors to save with the description, by file stem."""
+    return {STEM: tokenizer.state_dict()} if isinstance(tokenizer, nn.Module) else {}
+
+
+def restore(directory: Path, description: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer a verified folder describes, ready to encode and decode.
+
+    Raises:
+        CheckpointError: its weights are missing or do not fit the description.
+    """
+    if "pixel" in description:
+        return PixelTokenizer(description["pixel"])
+    model = Autoencoder(_autoencoder_config(description["autoencoder"]))
+    model.load_state_dict(checkpoint.load_tensors(directory, STEM, model.state_dict()))
     return model.eval().requires_grad_(False)
 
 
 def save_autoencoder(directory: Path, model: Autoencoder, card: str) -> None:
     """Write a released autoencoder: weights with their latent statistics, configuration, and a card that says where it comes from."""
-    checkpoint.save(directory, {"model": model.state_dict()}, {"config.json": asdict(model.config), "README.md": card})
+    checkpoint.save(directory, weights(model), {"config.json": {"tokenizer": describe(model)}, "README.md": card})
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer by name: ``pixel:4`` cuts pixels into 4 x 4 squares; anything else is the folder of a released autoencoder.
+    """A tokenizer by name.
+
+    Args:
+        name: ``pixel:4`` cuts pixels into 4 x 4 squares; a folder written by `magi tokenizer train` or `magi train` gives the tokenizer
+            in it; the name of a pretrained model gives that model's.
 
     Raises:
-        ValueError: the name is neither.
+        ValueError: the name is none of these.
+        CheckpointError: the folder is damaged.
     """
     kind, _, argument = name.partition(":")
     if kind == "pixel":
         if argument and not argument.isdigit():
             raise ValueError(f"tokenizer {name!r}: the stride after 'pixel:' must be a whole number, as in pixel:4")
         return PixelTokenizer(int(argument)) if argument else PixelTokenizer()
-    directory = Path(name)
+    directory = SHELF / name if (SHELF / name / "config.json").is_file() else Path(name)
     if not (directory / "config.json").is_file():
-        raise ValueError(f"tokenizer {name!r} is neither pixel[:STRIDE] nor a folder with config.json; train one: magi tokenizer train")
-    return load_autoencoder(directory)
+        raise ValueError(
+            f"tokenizer {name!r} is neither pixel[:STRIDE], nor a pretrained model, nor a folder with config.json; "
+            "train one with magi tokenizer train"
+        )
+    checkpoint.verify(directory)
+    return restore(directory, json.loads((directory / "config.json").read_text())["tokenizer"])
+
+
+def _autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
+    """From JSON data, in which tuples have become lists."""
+    unknown = set(data) - {f.name for f in fields(AutoencoderConfig)}
+    if unknown:
+        raise checkpoint.CheckpointError(f"unknown autoencoder settings {sorted(unknown)}: made by a newer version of magi?")
+    return AutoencoderConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
