@@ -2,7 +2,7 @@
 
     import magi
 
-    model = magi.load("runs/world/release")
+    model = magi.load("world64")  # or the folder of a run of yours
     for frame in magi.generate(model, context, num_frames=16):  # uint8 (B, 3, H, W), as soon as it is finished
         ...
 """
@@ -12,15 +12,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["SampleConfig", "__version__", "generate", "load", "pretrained"]
+__all__ = ["SampleConfig", "__version__", "generate", "load"]
 
 if TYPE_CHECKING:
-    from magi.pretrained import pretrained
     from magi.sampling.config import SampleConfig
     from magi.sampling.release import load
     from magi.sampling.video import generate
 
-HOMES = {"load": "magi.sampling.release", "pretrained": "magi.pretrained", "generate": "magi.sampling.video", "SampleConfig": "magi.sampling.config"}
+HOMES = {
+    "SampleConfig": "magi.sampling.config",
+    "generate": "magi.sampling.video",
+    "load": "magi.sampling.release",
+}
 
 
 def __getattr__(name: str) -> Any:
