@@ -79,6 +79,7 @@ class DecodedVideo:
     problem: str | None  # why the rest of a damaged file is missing
     pictures: Sequence[Any]  # (T,) of whatever `convert` takes
     convert: Callable[[Any], Frames]  # to (H, W, 3)
+    num_bytes: int  # that the pictures take in memory
 
     def rgb(self, indices: Sequence[int] | NDArray[np.int64] | None = None, *, size: int | None = None) -> Frames:
         """Return these frames (default: all) as (T, H, W, 3), or fitted to (T, S, S, 3) with S = `size`.
@@ -149,7 +150,7 @@ def decode_video(path: str | Path, *, max_frames: int | None = None) -> DecodedV
     path = Path(path)
     if path.is_dir():
         images = _numbered_images(path)[:max_frames]
-        return DecodedVideo(path, np.arange(len(images)) / DEFAULT_FPS, None, images, _read_image)
+        return DecodedVideo(path, np.arange(len(images)) / DEFAULT_FPS, None, images, _read_image, num_bytes=0)
     with _open(path) as stream:
         pictures, problem = _decode(path, stream, max_frames)
         times = believable_times([picture.time for picture in pictures], _fps(stream))
@@ -166,7 +167,8 @@ def decode_video(path: str | Path, *, max_frames: int | None = None) -> DecodedV
         except _decoding_errors() as error:
             raise BadVideo(path, f"has frames that cannot be converted to RGB ({_brief(error)})") from error
 
-    return DecodedVideo(path, times, problem, pictures, convert)
+    num_bytes = len(pictures) * sum(plane.buffer_size for plane in pictures[0].planes)
+    return DecodedVideo(path, times, problem, pictures, convert, num_bytes)
 
 
 @contextmanager
@@ -230,7 +232,7 @@ def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any],
 
 def _pictures(stream: Any) -> Iterator[Any]:
     for packet in stream.container.demux(stream):
-        if packet.is_corrupt or _ends_a_torn_gif(packet):  # frames that still wait to be reordered have gaps: leave them
+        if packet.is_corrupt or _ends_a_torn_gif(packet):  # frames still to be reordered have gaps: leave them
             raise ValueError("the file is cut off")
         yield from packet.decode()
 
