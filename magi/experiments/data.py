@@ -9,6 +9,8 @@ from magi.data.clips import ClipSource
 from magi.data.folder import FolderConfig, FolderSource
 from magi.data.world import World, WorldConfig
 
+NO_FOLDER = FolderConfig(path="")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -16,11 +18,11 @@ class DataConfig:
 
     kind: Literal["world", "folder"] = "world"
     world: WorldConfig = field(default_factory=WorldConfig)
-    folder: FolderConfig = field(default_factory=FolderConfig)
+    folder: FolderConfig = field(default_factory=lambda: NO_FOLDER)
 
     def __post_init__(self) -> None:
         idle = "folder" if self.kind == "world" else "world"
-        default = FolderConfig() if idle == "folder" else WorldConfig()
+        default = NO_FOLDER if idle == "folder" else WorldConfig()
         if getattr(self, idle) != default:
             raise ValueError(f"--data.{idle}.* has no effect with --data.kind {self.kind}; give --data.kind {idle}, or drop it")
 
