@@ -1,0 +1,173 @@
+"""Pixel measures against closed forms, and the evaluation's promise that a model sees the context and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from magi.data.world import World, WorldConfig
+from magi.evaluation.pixel import HIGHEST_PSNR, psnr, ssim
+from magi.evaluation.run import continuations, evaluate, score_pixels, score_world, through_tokenizer
+from magi.evaluation.world import WorldTest
+from magi.model.config import MagiConfig
+from magi.model.head import HeadConfig
+from magi.sampling.config import SampleConfig
+from magi.sampling.release import Release
+from magi.tokenizers.pixel import PixelTokenizer
+from tests.toys import trained_looking
+
+CONTEXT, FRAMES = 3, 2
+FAST = SampleConfig(mask_steps=2, head_steps=2)
+
+
+@pytest.fixture(scope="module")
+def release() -> Release:
+    """A model of pixels with random weights: what it makes is noise that depends on all it sees."""
+    config = MagiConfig(
+        latent_channels=192, latent_height=4, latent_width=4, num_frames=5, depth=1, width=16, mlp_width=16, heads=2,
+        head=HeadConfig(width=16, depth=1), max_interval=3,
+    )  # fmt: skip
+    model = trained_looking(config, dtype=torch.float32).requires_grad_(False)
+    return Release(model, PixelTokenizer(8), FAST)
+
+
+@pytest.fixture(scope="module")
+def test_clips() -> WorldTest:
+    world = World(WorldConfig(size=32, num_frames=CONTEXT + FRAMES, seed=3))
+    states = world.simulate(range(3), interval=1)
+    return WorldTest(world.render(states), states)
+
+
+def random_video(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def ssim_by_hand(one: Tensor, two: Tensor) -> float:
+    """Wang et al. (2004), Eq. 13, window by window; a window that reaches over the border sees the picture mirrored."""
+    x = np.arange(11) - 5
+    weight = np.exp(-(x[:, None] ** 2 + x[None] ** 2) / (2 * 1.5**2))
+    weight /= weight.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for channel in range(3):
+        a, b = (np.pad(picture[channel].numpy().astype(np.float64), 5, mode="reflect") for picture in (one, two))
+        for row in range(one.shape[1]):
+            for column in range(one.shape[2]):
+                p, q = (y[row : row + 11, column : column + 11] for y in (a, b))
+                mean_p, mean_q = (weight * p).sum(), (weight * q).sum()
+                var_p, var_q = (weight * p * p).sum() - mean_p**2, (weight * q * q).sum() - mean_q**2
+                cov = (weight * p * q).sum() - mean_p * mean_q
+                luminance = (2 * mean_p * mean_q + c1) / (mean_p**2 + mean_q**2 + c1)
+                values.append(luminance * (2 * cov + c2) / (var_p + var_q + c2))
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize("difference", [1, 10, 255])
+def test_psnr_of_a_constant_error(difference: int) -> None:
+    """An error of d in every value has PSNR 20 log10(255 / d), whatever the shape around it."""
+    truth = torch.zeros(2, 3, 3, 4, 5, dtype=torch.uint8)
+    expected = torch.full((2, 3), 20 * math.log10(255 / difference), dtype=torch.float64)
+    torch.testing.assert_close(psnr(truth + difference, truth), expected)
+
+
+def test_equal_frames_have_the_highest_scores() -> None:
+    """Infinite dB would make every mean infinite, hence the cap; SSIM is 1 by definition."""
+    video = random_video(1, 2, 3, 16, 16)
+    assert psnr(video, video).tolist() == [[HIGHEST_PSNR] * 2]
+    torch.testing.assert_close(ssim(video, video), torch.ones(1, 2, dtype=torch.float64))
+
+
+def test_ssim_is_that_of_its_paper() -> None:
+    """Against Eq. 13 written out: contrast, brightness and structure of the two pictures differ."""
+    truth = random_video(3, 13, 12, seed=1)
+    video = (truth.float() * 0.6 + 50 + random_video(3, 13, 12, seed=2) / 8).to(torch.uint8)
+    assert float(ssim(video, truth)) == pytest.approx(ssim_by_hand(video, truth), abs=1e-5)
+
+
+def test_measures_refuse_what_they_would_misread() -> None:
+    """Floats in [-1, 1] or channels last would give a number, only a meaningless one."""
+    video = random_video(1, 3, 16, 16)
+    with pytest.raises(ValueError, match="expected uint8"):
+        psnr(video.float(), video.float())
+    with pytest.raises(ValueError, match="expected uint8"):
+        psnr(video.permute(0, 2, 3, 1), video.permute(0, 2, 3, 1))
+    with pytest.raises(ValueError, match="its truth"):
+        psnr(video, video[..., :8])
+    with pytest.raises(ValueError, match="windows of 11 pixels"):
+        ssim(video[..., :8], video[..., :8])
+
+
+def test_a_model_sees_the_context_and_nothing_else(release: Release, test_clips: WorldTest) -> None:
+    """Frames after the context may be replaced by anything: what is generated stays the same, bit for bit."""
+    other = test_clips.video.clone()
+    other[:, CONTEXT:] = random_video(*other[:, CONTEXT:].shape)
+    clips = (test_clips.video, other)
+    made, again = (continuations(release, video, context=CONTEXT, interval=1, seeds=range(3)) for video in clips)
+    assert torch.equal(made, again)
+
+
+def test_the_context_is_seen(release: Release, test_clips: WorldTest) -> None:
+    """The counterpart: with another context the same seeds give other frames, so the test above can fail."""
+    other = test_clips.video.clone()
+    other[:, 0] = 255 - other[:, 0]
+    clips = (test_clips.video, other)
+    made, again = (continuations(release, video, context=CONTEXT, interval=1, seeds=range(3)) for video in clips)
+    assert not torch.equal(made, again)
+
+
+def test_scores_do_not_depend_on_the_batch_size(release: Release, test_clips: WorldTest) -> None:
+    """A clip is continued with its own seed, so batches are a matter of memory; pixels agree to rounding."""
+    batches = [
+        continuations(release, test_clips.video, context=CONTEXT, interval=2, seeds=[5, 6, 7], batch_size=size).int()
+        for size in (1, 2, 3)
+    ]
+    assert all((batches[0] - batch).abs().max() <= 1 for batch in batches)
+
+
+def test_baselines_and_ceiling(release: Release) -> None:
+    """Where nothing moves the held frame is perfect; a tokenizer without loss has the highest score there is."""
+    video = random_video(2, 1, 3, 32, 32).repeat(1, CONTEXT + FRAMES, 1, 1, 1)
+    noise, reconstructed = random_video(2, FRAMES, 3, 32, 32, seed=9), through_tokenizer(release, video)
+    scores = score_pixels(noise, video, reconstructed=reconstructed)
+    assert scores["PSNR, copy last"].tolist() == [HIGHEST_PSNR] * FRAMES
+    assert scores["PSNR, tokenizer"].tolist() == [HIGHEST_PSNR] * FRAMES
+    assert scores["SSIM, copy last"].tolist() == pytest.approx([1.0] * FRAMES)
+    assert (scores["PSNR, model"] < 12).all()  # two independent noises are about 7.7 dB apart
+
+
+def test_copy_last_holds_the_last_given_frame() -> None:
+    """Frame i of the clip is all i, so the held frame is wrong by 1, 2, ...: known PSNR, and no later frame is used."""
+    ramp = torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(1, 5, 3, 12, 12).contiguous()
+    scores = score_pixels(ramp[:, 3:], ramp, reconstructed=ramp)
+    assert scores["PSNR, copy last"].tolist() == pytest.approx([20 * math.log10(255), 20 * math.log10(255 / 2)])
+
+
+def test_the_truth_scores_well_in_the_world(test_clips: WorldTest) -> None:
+    """Were the true frames generated, bodies would be found where they are, to a fraction of a pixel."""
+    scores = score_world(test_clips.video[:, CONTEXT:], test_clips, context=CONTEXT, reconstructed=test_clips.video)
+    assert (scores["position error, model"] < 0.5).all()
+    assert torch.equal(scores["position error, model"], scores["position error, tokenizer"])
+    assert (scores["position error, copy last"] > scores["position error, model"]).all()
+
+
+def test_everything_at_once(release: Release, test_clips: WorldTest) -> None:
+    """Each score has one finite number per generated frame; bodies are graded in the world and only there."""
+    done: list[int] = []
+    scores = evaluate(release, test_clips, context=CONTEXT, interval=1, batch_size=2, note=done.append)
+    assert done == [2, 3]
+    assert all(values.shape == (FRAMES,) and values.isfinite().all() for values in scores.values())
+    pixels_only = evaluate(release, test_clips.video, context=CONTEXT, interval=1)
+    assert scores.keys() - pixels_only.keys() == {name for name in scores if name.startswith(("position", "count"))}
+    for name, values in pixels_only.items():
+        torch.testing.assert_close(values, scores[name], atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("context", [0, CONTEXT + FRAMES])
+def test_a_context_must_leave_something_to_predict(release: Release, test_clips: WorldTest, context: int) -> None:
+    """Both ends are refused, with both numbers."""
+    with pytest.raises(ValueError, match=f"context is {context} of {CONTEXT + FRAMES} frames"):
+        continuations(release, test_clips.video, context=context, interval=1, seeds=range(3))
