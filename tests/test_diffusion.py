@@ -44,7 +44,7 @@ def gaussian_denoiser(schedule: DiffusionSchedule) -> Denoise:
 
 
 def wavy_denoiser(schedule: DiffusionSchedule) -> Denoise:
-    """A network that is neither linear nor good, but predicts x itself where all is noise, so that no solver blows up."""
+    """A network that is neither linear nor good, but predicts x itself where all is noise, so no solver blows up."""
     times, shares = schedule.timesteps.flip(0).tolist(), (1 - schedule.alphas_cumprod).flip(0).tolist()
 
     def denoise(i: int, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, repeat
-from typing import Literal, ParamSpec, TypeVar, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,15 +33,6 @@ Spacing = Literal["full", "trimmed", "log-snr"]
 LOG_2 = math.log(2.0)
 HALF_PIXEL = 1.0 / 255.0  # half the width of a bin when [-1, 1] is cut into 256 values
 LAMBDA_MIN = -5.1  # log(alpha / sigma) at which DPM-Solver starts on a cosine schedule (Lu et al., 2022)
-
-Parameters = ParamSpec("Parameters")
-Result = TypeVar("Result")
-
-
-def _constant(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Compute a table once per arguments, and outside ``inference_mode``, whose tensors cannot be trained with."""
-    cached = functools.lru_cache(maxsize=64)(torch.inference_mode(False)(function))
-    return cast(Callable[Parameters, Result], cached)  # lru_cache forgets the parameters' types
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity: a schedule is a constant
@@ -61,7 +52,7 @@ class DiffusionSchedule:
         return len(self.betas)
 
 
-@_constant
+@functools.cache
 def cosine_schedule(steps: int = 1000) -> DiffusionSchedule:
     """Return the cosine schedule of Improved DDPM (eq. 17), each beta at most 0.999.
 
@@ -73,7 +64,7 @@ def cosine_schedule(steps: int = 1000) -> DiffusionSchedule:
     return _schedule(alphas, torch.cumprod(alphas, dim=0), torch.arange(steps))
 
 
-@_constant
+@functools.cache
 def respace(schedule: DiffusionSchedule, num_steps: int, spacing: Spacing = "full") -> DiffusionSchedule:
     """Keep ``num_steps`` of a schedule's timesteps, the least noisy included; a single step keeps the noisiest alone.
 
@@ -133,7 +124,7 @@ def _previous(alphas_cumprod: Tensor) -> Tensor:
     return torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
 
 
-@_constant
+@functools.cache
 def _training_tables(schedule: DiffusionSchedule, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The five tables of the training loss as (5, S), copied to the device once instead of at every step."""
     tables = [
@@ -150,7 +141,7 @@ def _at_least_float32(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-@_constant
+@functools.cache
 def call_order(schedule: DiffusionSchedule, device: torch.device) -> Tensor:
     """The timesteps of a schedule in the order a sampler calls the network, (S,) int64, copied to the device once."""
     return schedule.timesteps.flip(0).to(device)
@@ -246,7 +237,7 @@ def sample_ddpm(denoise: Denoise, noise: Tensor, *, schedule: DiffusionSchedule,
     return x
 
 
-@_constant
+@functools.cache
 def _ddpm_factors(
     schedule: DiffusionSchedule, channels: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -343,7 +334,7 @@ def flow_velocity(x: Tensor, noise: Tensor) -> Tensor:
     return noise - x
 
 
-@_constant
+@functools.cache
 def flow_times(num_steps: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """The grid of the flow samplers: (num_steps + 1,), from 1 (noise) down to 0 (data), copied to the device once."""
     if num_steps < 1:
