@@ -68,7 +68,7 @@ def hidden(draws: TrainingDraws, tokens: int) -> Tensor:
 
 
 def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
-    """Complete Teacher Forcing: noisy but complete observation frames, then the masked frames, both with the same times."""
+    """Complete Teacher Forcing of clean tokens (B, T, N, C): noisy but complete observations, then masked frames, at the same times."""
     frames, copies = tokens.shape[1], draws.masked_tokens.shape[1]
     masked = rearrange(hidden(draws, tokens.shape[2]), "b m t n -> b (m t) n")
     observed = with_noise(tokens, draws)[:, :-1]
@@ -87,7 +87,7 @@ def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
 
 
 def mtf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
-    """Masked Teacher Forcing: the masked frames alone; the noise falls on the tokens that stay visible."""
+    """Masked Teacher Forcing of clean tokens (B, T, N, C): masked frames alone; the noise falls on the tokens that stay visible."""
     frames = tokens.shape[1]
     time = torch.arange(frames, device=tokens.device)
     return Streams(
