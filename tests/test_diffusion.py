@@ -124,6 +124,8 @@ def test_impossible_respacings_are_refused(num_steps: int, spacing: Spacing) -> 
     """There are 1000 timesteps, 996 of them with lambda >= -5.1; the message names the request."""
     with pytest.raises(ValueError, match=f"num_steps is {num_steps}"):
         diffusion.respace(diffusion.cosine_schedule(1000), num_steps, spacing)
+    with pytest.raises(ValueError, match="spacing is 'even'; expected one of full, trimmed, log-snr"):
+        diffusion.respace(diffusion.cosine_schedule(1000), 10, "even")  # type: ignore[arg-type]
 
 
 def test_tables_first_used_in_inference_mode_can_be_trained_with() -> None:

@@ -22,7 +22,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, repeat
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -77,8 +77,10 @@ def respace(schedule: DiffusionSchedule, num_steps: int, spacing: Spacing = "ful
       whole, as in training; where the even spacing would repeat one, its neighbours are taken.
 
     Raises:
-        ValueError: if ``num_steps`` is less than 1 or more than there are timesteps to keep.
+        ValueError: if the spacing is unknown, or ``num_steps`` less than 1 or more than there are timesteps to keep.
     """
+    if spacing not in get_args(Spacing):
+        raise ValueError(f"spacing is {spacing!r}; expected one of {', '.join(get_args(Spacing))}")
     lambdas = torch.logit(schedule.alphas_cumprod) / 2  # (S,) decreasing
     available = schedule.num_steps if spacing == "full" else int((lambdas >= LAMBDA_MIN).sum())
     if not 1 <= num_steps <= available:
