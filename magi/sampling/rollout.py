@@ -135,6 +135,8 @@ def _check(model: Magi, context: Tensor | None, num_frames: int, seeds: Sequence
     config = model.config
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    if not seeds:
+        raise ValueError("no seeds; give one per video to generate")
     if context is not None:
         expected = (config.latent_channels, config.latent_height, config.latent_width)
         if context.ndim != 5 or tuple(context.shape[2:]) != expected:
