@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from magi.model.diffusion import Spacing
-from magi.model.head import SOLVERS, DiffusionHead, HeadConfig, Kind, Solver, mar_key_map
+from magi.model.head import SOLVERS, DiffusionHead, HeadConfig, Kind, Solver, mar_key_map, training_times
 
 C, D, W = 4, 10, 24  # token channels, condition width, head width
 EVERY_SOLVER = [(kind, solver) for kind, solvers in SOLVERS.items() for solver in solvers]
@@ -174,7 +174,7 @@ def test_gradients_reach_every_parameter(kind: Kind) -> None:
     head = DiffusionHead(C, D, HeadConfig(kind, width=W))
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
     z, noise = inputs(64, dtype=torch.float32)
-    t = head.draw_times(np.random.default_rng(0), (64,))
+    t = training_times(head.config, np.random.default_rng(0).random((64,)))
     for _ in range(3):
         optimizer.zero_grad()
         torch.stack([part.mean() for part in head.loss(z, noise[1], t, noise[0]).values()]).sum().backward()
@@ -188,7 +188,7 @@ def test_copies_share_one_condition(kind: Kind) -> None:
     """M noisy copies of the tokens give the losses of M separate calls, but the condition is embedded once."""
     head = make_head(kind)
     z, noise = inputs(6)
-    t = head.draw_times(np.random.default_rng(0), (3, 6))
+    t = training_times(head.config, np.random.default_rng(0).random((3, 6)))
     embedded: list[torch.Size] = []
     head.cond_embed.register_forward_hook(lambda module, args, output: embedded.append(output.shape))
     together = head.loss(z, noise[9], t, noise[:3])
@@ -204,7 +204,7 @@ def test_losses_under_autocast_are_float32(kind: Kind) -> None:
     ones."""
     head = make_head(kind, dtype=torch.float32)
     z, noise = inputs(200, dtype=torch.float32)
-    t = head.draw_times(np.random.default_rng(0), (200,))
+    t = training_times(head.config, np.random.default_rng(0).random((200,)))
     exact = head.loss(z, noise[1], t, noise[0])
     with torch.autocast("cpu", torch.bfloat16):
         rounded = head.loss(z, noise[1], t, noise[0])
@@ -237,11 +237,11 @@ def test_flow_times_use_the_whole_embedding() -> None:
 def test_times_are_drawn_over_the_whole_range() -> None:
     """Whole steps 0 .. train_steps - 1 for a diffusion, [0, 1) for a flow, as a function of the generator alone."""
     diffusion_head = DiffusionHead(C, D, HeadConfig(width=W, train_steps=50))
-    t = diffusion_head.draw_times(np.random.default_rng(0), (4, 500))
+    t = training_times(diffusion_head.config, np.random.default_rng(0).random((4, 500)))
     assert t.dtype == torch.int64 and t.shape == (4, 500)
     assert t.unique().tolist() == list(range(50))
-    assert torch.equal(t, diffusion_head.draw_times(np.random.default_rng(0), (4, 500)))
-    flow = DiffusionHead(C, D, HeadConfig("flow", width=W)).draw_times(np.random.default_rng(0), (4000,))
+    assert torch.equal(t, training_times(diffusion_head.config, np.random.default_rng(0).random((4, 500))))
+    flow = training_times(HeadConfig("flow"), np.random.default_rng(0).random((4000,)))
     assert flow.dtype == torch.float32 and 0 <= float(flow.min()) < 0.01 and 0.99 < float(flow.max()) < 1
     assert float(flow.mean()) == pytest.approx(0.5, abs=0.02)
 
@@ -259,7 +259,7 @@ def test_training_teaches_a_conditional_distribution(kind: Kind, solver: Solver,
     rng = np.random.default_rng(0)
     for _ in range(steps):
         z = torch.randint(0, 2, (256, 1)) * 2.0 - 1
-        losses = head.loss(z, 2 * z + 0.5 * torch.randn(256, 2), head.draw_times(rng, (256,)), torch.randn(256, 2))
+        losses = head.loss(z, 2 * z + 0.5 * torch.randn(256, 2), training_times(head.config, rng.random((256,))), torch.randn(256, 2))
         optimizer.zero_grad()
         torch.stack([part.mean() for part in losses.values()]).sum().backward()
         optimizer.step()

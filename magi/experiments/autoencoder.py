@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magi.data.clips import Clips
+from magi.data.clips import BEYOND, Clips
 from magi.data.loader import batches
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
@@ -19,8 +19,6 @@ from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.protocol import to_pixels
 from magi.tokenizers.store import save_autoencoder
 from magi.training.loop import TrainConfig, train
-
-HELD_OUT = 1 << 40  # positions never reached in training
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,8 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
 
     def evaluate(samples: int, averaged: nn.Module) -> Iterable[tuple[str, float]]:
         assert isinstance(averaged, Autoencoder)
-        pixels = to_pixels(source.clips(range(HELD_OUT, HELD_OUT + 16)).video.to(distributed.device))
-        yield "held-out psnr", reconstruction_psnr(averaged, pixels)
+        pixels = to_pixels(source.clips(range(BEYOND, BEYOND + 16)).video.to(distributed.device))
+        yield "fixed psnr", reconstruction_psnr(averaged, pixels)
 
     state = train(
         model,
@@ -67,11 +65,11 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
     )
     averaged = state.ema.model
     assert isinstance(averaged, Autoencoder)
-    chunks = (range(HELD_OUT + 16 + i, HELD_OUT + 32 + i) for i in range(0, 256, 16))
+    chunks = (range(BEYOND + 16 + i, BEYOND + 32 + i) for i in range(0, 256, 16))
     averaged.measure_statistics(to_pixels(source.clips(chunk).video.to(distributed.device)) for chunk in chunks)
     release = run_dir / "release"
     if distributed.is_first and not release.exists():
-        psnr = reconstruction_psnr(averaged, to_pixels(source.clips(range(HELD_OUT, HELD_OUT + 64)).video))
+        psnr = reconstruction_psnr(averaged, to_pixels(source.clips(range(BEYOND, BEYOND + 64)).video))
         save_autoencoder(release, averaged, card(run, averaged, psnr))
     return release
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from magi.data.clips import Clips
+from magi.data.clips import BEYOND, Clips
 from magi.data.loader import batches
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
@@ -18,9 +19,11 @@ from magi.model.draws import TrainingDraws, draw_training
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
+from magi.sampling.video import generate
 from magi.tokenizers.protocol import Tokenizer, to_pixels
 from magi.tokenizers.store import load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
+from magi.video import Frames, tile, write_gif
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class VideoRun:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     """How the released model samples unless told otherwise."""
+    watch_clips: int = 4
+    """Clips to continue and show at every evaluation; 0 shows none."""
 
 
 def check_fit(run: VideoRun, tokenizer: Tokenizer) -> None:
@@ -108,22 +113,43 @@ Trained on `{run.data.kind}` clips of {data.num_frames} frames at {data.size} pi
 """
 
 
-def quick_evaluation(run: VideoRun, distributed: Distributed) -> Callable[[Tokenizer], Evaluate]:
-    """Numbers cheap enough to watch during training: the loss on clips never trained on."""
+def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[Tokenizer], Evaluate]:
+    """What to look at while training: the loss on fixed clips, and `run_dir/samples/*.gif`, truth beside continuation."""
 
     def evaluation(tokenizer: Tokenizer) -> Evaluate:
-        source, first = run.data.source(), 1 << 40
-        samples = range(first, first + 16)
-        clips = source.clips(samples)
+        samples = range(BEYOND, BEYOND + 16)
+        clips = run.data.source().clips(samples)
         latents = tokenizer.encode(to_pixels(clips.video.to(distributed.device)))
+        interval = clips.interval.to(distributed.device)
         draws = draw_training(run.model, run.train.seed, step=0, samples=samples).to(distributed.device)
 
         @torch.no_grad()
-        def evaluate(_samples: int, model: nn.Module) -> Iterable[tuple[str, float]]:
-            parts = model(latents, clips.interval.to(distributed.device), draws)
-            for name, value in parts.items():
-                yield f"held-out {name}", float(value)
+        def evaluate(samples_seen: int, model: nn.Module) -> Iterable[tuple[str, float]]:
+            assert isinstance(model, Magi)
+            for name, value in model(latents, interval, draws).items():
+                yield f"fixed {name}", float(value)
+            if distributed.is_first and run.watch_clips:
+                release = Release(model, tokenizer, run.sample)
+                first = Clips(*(part[: run.watch_clips] for part in (clips.video, clips.interval, clips.sample)))
+                path = run_dir / "samples" / f"samples-{samples_seen:010d}.gif"
+                path.parent.mkdir(exist_ok=True)
+                write_gif(path, continuation_grid(release, first), fps=8, scale=2)
 
         return evaluate
 
     return evaluation
+
+
+def continuation_grid(release: Release, clips: Clips) -> Frames:
+    """Truth beside its continuation from the first third of the frames, a clip per row: (T, rows, columns, 3) uint8."""
+    context = max(1, clips.video.shape[1] // 3)
+    frames = generate(
+        release,
+        clips.video[:, :context],
+        num_frames=clips.video.shape[1] - context,
+        seeds=range(len(clips.video)),
+        interval=clips.interval.tolist(),
+    )
+    continued = torch.cat([clips.video[:, :context], torch.stack(list(frames), dim=1).cpu()], dim=1)
+    pairs = torch.stack([clips.video, continued], dim=1)  # (B, 2, T, 3, H, W)
+    return tile(list(rearrange(pairs, "b pair t c h w -> (b pair) t h w c").numpy()), columns=2)

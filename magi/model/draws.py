@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from magi.model.config import MagiConfig
+from magi.model.head import training_times
 from magi.model.masking import mask_ratio, masked_count, random_orders
 from magi.seeds import generator
 
@@ -81,14 +82,11 @@ def draw_training(config: MagiConfig, seed: int, *, step: int, samples: Sequence
         times.append(head.random((repeats, copies, frames, hidden)))
         head_noises.append(head.standard_normal((repeats, copies, frames, hidden, channels), dtype=np.float32))
     sigma = np.stack(levels)
-    uniform = torch.from_numpy(np.stack(times, axis=1))
-    # the noise-prediction head is trained on whole steps of its schedule, the flow head on the unit interval
-    head_time = (uniform * config.head.train_steps).long() if config.head.kind == "diffusion" else uniform.float()
     return TrainingDraws(
         masked_tokens=torch.from_numpy(np.stack(masks)),
         noise_level=torch.from_numpy(noise_bucket(sigma, maximum=config.noise_max, buckets=config.noise_buckets)),
         sigma=torch.from_numpy(sigma).float(),
         noise=torch.from_numpy(np.stack(noises)),
-        head_time=head_time,
+        head_time=training_times(config.head, np.stack(times, axis=1)),
         head_noise=torch.from_numpy(np.stack(head_noises, axis=1)),
     )

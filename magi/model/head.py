@@ -22,6 +22,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from magi.model import diffusion
@@ -72,6 +73,13 @@ class TimeEmbedding(nn.Module):
         angles = t.to(dtype).unsqueeze(-1) * frequencies  # (..., time_dim / 2)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.project(F.silu(self.expand(waves.to(self.expand.weight.dtype))))
+
+
+def training_times(config: HeadConfig, uniform: NDArray[np.float64]) -> Tensor:
+    """Map uniform numbers to training times of the same shape (...,): int64 in 0 .. train_steps - 1, or for a flow float32 in [0, 1)."""
+    if config.kind == "flow":
+        return torch.from_numpy(uniform).float()
+    return torch.from_numpy((uniform * config.train_steps).astype(np.int64))
 
 
 class ResidualBlock(nn.Module):
@@ -162,12 +170,6 @@ class DiffusionHead(nn.Module):
         """(...) -> (..., W). A flow's unit interval is stretched over the same angles as a diffusion's timesteps."""
         return self.time_embed(t * self.config.train_steps if self.config.kind == "flow" else t)
 
-    def draw_times(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
-        """Draw training times: int64 uniform on 0 .. train_steps - 1, or for a flow float32 uniform on [0, 1)."""
-        if self.config.kind == "flow":
-            return torch.from_numpy(rng.random(shape, dtype=np.float32))
-        return torch.from_numpy(rng.integers(self.config.train_steps, size=shape))
-
     def loss(self, z: Tensor, target: Tensor, t: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Return each token's training losses: ``mse``, and for a diffusion ``vb`` (``diffusion.learned_range_loss``).
 
@@ -177,7 +179,7 @@ class DiffusionHead(nn.Module):
         Args:
             z: (R, D) condition.
             target: (R, C) clean tokens.
-            t: (R,) or (M, R) times from ``draw_times``.
+            t: (R,) or (M, R) times from ``training_times``.
             noise: (R, C) or (M, R, C) standard normal.
 
         Returns:
@@ -238,7 +240,7 @@ class DiffusionHead(nn.Module):
         spacing: Spacing | None = None,
         temperature: float = 1.0,
     ) -> Tensor:
-        """The specification of ``sample``: the plain network at every step."""
+        """The specification of ``sample``, the plain network at every step: the same arguments, the same (R, C)."""
 
         def network(times: Tensor) -> Denoise:
             return lambda i, x: self(x, times[i].expand(len(x)), z)
@@ -278,7 +280,7 @@ class DiffusionHead(nn.Module):
         return solve(denoise, noise[0], schedule=schedule, temperature=temperature)
 
     def load_mar_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load a head published with MAR, whose layers are ours under other names.
+        """Load the state dict of a head published with MAR, whose layers are ours under other names.
 
         Args:
             state: the head's own tensors, or a whole MAR checkpoint, of which the keys under ``diffloss.net.`` are

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from magi.model.diffusion import Spacing
 from magi.model.embeddings import TimeMode
 from magi.model.head import Solver
 from magi.sampling.noise import NoiseSource
@@ -20,6 +21,9 @@ class SampleConfig:
     """Denoising steps of the diffusion head per token."""
     solver: Solver | None = None
     """None is the head's own: ddpm for the diffusion head (MAR), euler for the flow head."""
+    spacing: Spacing | None = None
+    """Which of the schedule's times a diffusion solver visits. None is what suits the solver: for ddpm MAR's own, from the very last step,
+    where a small error of the head grows 300-fold; "trimmed" leaves these out and is far safer for small heads."""
     temperature: float = 1.0
     """Scale of the noise the solver adds (MAR)."""
     time_mode: TimeMode = "interpolate"

@@ -54,18 +54,20 @@ def sample_frame(
     tokens = torch.zeros(batch, count, channels, dtype=model.head_position.dtype, device=order.device)
     masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
     revealed = 0
-    for step, size in enumerate(unmasking_counts(count, settings.mask_steps)):
-        z = model.predict(cache, tokens, masked, time=time, interval=interval)  # (B, N, D)
-        chosen = order[:, revealed : revealed + size]  # (B, n)
-        values = model.head.sample(
-            rearrange(take(z, chosen), "b n d -> (b n) d"),
-            rearrange(take(noise(step), chosen), "s b n c -> s (b n) c"),
-            num_steps=settings.head_steps,
-            solver=settings.solver or SOLVERS[model.config.head.kind][0],
-            temperature=settings.temperature,
-        )
-        values = rearrange(values, "(b n) c -> b n c", b=batch)
-        tokens = tokens.scatter(1, chosen[..., None].expand_as(values), values.to(tokens.dtype))
-        masked = masked.scatter(1, chosen, False)
-        revealed += size
-    return tokens
+    with torch.inference_mode():  # without autograd's bookkeeping of views: at batch 1 a tenth faster, the same bits
+        for step, size in enumerate(unmasking_counts(count, settings.mask_steps)):
+            z = model.predict(cache, tokens, masked, time=time, interval=interval)  # (B, N, D)
+            chosen = order[:, revealed : revealed + size]  # (B, n)
+            values = model.head.sample(
+                rearrange(take(z, chosen), "b n d -> (b n) d"),
+                rearrange(take(noise(step), chosen), "s b n c -> s (b n) c"),
+                num_steps=settings.head_steps,
+                solver=settings.solver or SOLVERS[model.config.head.kind][0],
+                spacing=settings.spacing,
+                temperature=settings.temperature,
+            )
+            values = rearrange(values, "(b n) c -> b n c", b=batch)
+            tokens = tokens.scatter(1, chosen[..., None].expand_as(values), values.to(tokens.dtype))
+            masked = masked.scatter(1, chosen, False)
+            revealed += size
+    return tokens.clone()  # an ordinary tensor; one of inference mode could be neither changed nor trained with

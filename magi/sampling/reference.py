@@ -46,6 +46,7 @@ def generate_one(
                 head_noise,
                 num_steps=settings.head_steps,
                 solver=settings.solver or SOLVERS[config.head.kind][0],
+                spacing=settings.spacing,
                 temperature=settings.temperature,
             )
             due = order[revealed : revealed + size]
