@@ -117,6 +117,8 @@ def test_half_of_the_clips_are_mirrored(folder: Path) -> None:
     assert (clips.video[:, 1:, 2] == clips.video[:, :1, 2]).all()
     plain = FolderSource(config(folder, flip=False)).clips(range(400))
     assert not any(shown(clip)[2] for clip in plain.video)
+    mirrored = [shown(clip)[2] for clip in clips.video[clips.interval > 9]]
+    assert 0.2 < np.mean(mirrored) < 0.8, "mirroring has nothing to do with the interval"
     assert torch.equal(plain.interval, clips.interval), "an option changes nothing but its own draw"
 
 
@@ -319,6 +321,12 @@ def test_a_torn_video_is_used_up_to_the_tear(tmp_path: Path) -> None:
     assert len(caught) == 1 and "only the beginning is used" in str(caught[0].message)
     assert not source.bad
     assert all(max(shown(clip)[1]) < 59 for clip in clips.video)
+
+
+def test_long_videos_are_used_up_to_the_limit(folder: Path) -> None:
+    """With max_frames = 12 no clip shows a later frame, and frame 11 is still shown."""
+    clips = FolderSource(config(folder, max_frames=12)).clips(range(160))
+    assert max(max(shown(clip)[1]) for clip in clips.video) == 11
 
 
 def test_folders_are_excluded_whole(folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import multiprocessing
 import os
-import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -29,12 +32,18 @@ class Numbers:
         return Clips(video.contiguous(), positions % 25 + 1, positions)
 
 
+class Broken:
+    """A source with a mistake in it."""
+
+    def clips(self, samples: Sequence[int]) -> Clips:
+        raise TypeError("a mistake")
+
+
 class Process:
     """A source that tells about the process it runs in."""
 
     def clips(self, samples: Sequence[int]) -> Clips:
-        ignores = [signal.getsignal(kind) is signal.SIG_IGN for kind in (signal.SIGINT, signal.SIGTERM)]
-        facts = torch.tensor([os.getpid(), torch.get_num_threads(), *map(int, ignores)])
+        facts = torch.tensor([os.getpid(), torch.get_num_threads()])
         return Clips(torch.zeros(1, 1, 3, 1, 1, dtype=torch.uint8), facts, torch.tensor(list(samples)))
 
 
@@ -82,23 +91,41 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_workers_ignore_signals_and_use_one_thread() -> None:
-    """A Ctrl-C reaches the whole process group, but only the main process may act on it."""
-    for clips in taken(3, Process(), batch_size=1, workers=2):
-        process, threads, ignores_interrupt, ignores_termination = clips.interval.tolist()
-        assert process != os.getpid()
-        assert (threads, ignores_interrupt, ignores_termination) == (1, 1, 1)
-
-
 def test_a_signal_to_the_workers_loses_no_batch() -> None:
-    """Both kinds of signal sent to every worker in mid-run: the batches go on as if nothing had happened."""
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: the workers go on, with one thread each."""
     stream = batches(Process(), batch_size=1, start=0, workers=2)
-    pids = {int(clips.interval[0]) for clips in islice(stream, 6)}
+    facts = [clips.interval.tolist() for clips in islice(stream, 6)]
+    pids = {pid for pid, _ in facts}
     assert len(pids) == 2 and os.getpid() not in pids
-    for pid in pids:
-        os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGINT)
+    assert {threads for _, threads in facts} == {1}
+    for name in ("-TERM", "-INT") * 2:
+        subprocess.run(["kill", name, *map(str, pids)], check=True)  # from another process, as they would come
     assert [int(clips.sample[0]) for clips in islice(stream, 12)] == list(range(6, 18))
+
+
+@pytest.mark.parametrize("where", ["main", "worker"])
+def test_a_crash_does_not_hang(where: str) -> None:
+    """Python ends the workers of a crashed process by SIGTERM and waits for them, so that one they must obey."""
+    crashing = multiprocessing.get_context("fork").Process(target=crash, args=(where,))
+    crashing.start()
+    crashing.join(timeout=30)
+    hangs = crashing.is_alive()
+    crashing.kill()
+    assert not hangs and crashing.exitcode == 1
+
+
+def crash(where: str) -> None:
+    """Fail while an iterator over batches is alive, by a mistake here or in the source, and exit as Python does."""
+    sys.stderr = io.StringIO()
+    try:
+        stream = batches(Numbers(), batch_size=6, start=0, workers=2)
+        next(stream)
+        if where == "worker":
+            next(batches(Broken(), batch_size=6, start=0, workers=1))
+        raise RuntimeError("a mistake")
+    except (RuntimeError, TypeError) as error:
+        sys.last_value = error  # as the interpreter keeps it, and with it the frames that hold the iterator
+        raise
 
 
 @pytest.mark.parametrize("workers", [0, 2])
