@@ -1,0 +1,89 @@
+"""The command line: `magi VERB ...`. Knows the verbs and how errors are told; what a verb does is in its own module.
+
+Nothing heavy is imported before a verb needs it, and the number of threads is settled before torch is.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from magi import __version__
+from magi.threads import configure_threads
+
+VERBS: dict[str, tuple[str, str]] = {
+    "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
+    "tokenizer": ("magi.cli.tokenizer", "train the autoencoder that a model works in: magi tokenizer train"),
+    "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),
+    "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
+    "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),
+    "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),
+}
+"""Module, whose `main` takes the arguments after the verb and returns the exit code, and what it is for."""
+
+MISUSE, INTERRUPTED = 2, 130  # exit codes: an error the user can mend, and Ctrl-C as shells count it
+
+
+def usage() -> str:
+    """What `magi --help` prints."""
+    verbs = "\n".join(f"  {name:<10} {purpose}" for name, (_, purpose) in VERBS.items())
+    return f"""usage: magi VERB ...
+
+Masked autoregressive video generation with Complete Teacher Forcing.
+
+{verbs}
+
+magi VERB --help explains a verb and gives an example. Errors are one line; --debug adds the traceback.
+
+A first model of your own videos:
+  magi train tiny --data path/to/videos --out runs/mine
+  magi sample runs/mine --context path/to/a/video.mp4 --out samples
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `argv` is `sys.argv[1:]` unless given."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"magi {__version__}")
+        return 0
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), end="", file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else MISUSE
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(VERBS)}"
+        print(f"magi: unknown verb {verb!r}; {hint}", file=sys.stderr)
+        return MISUSE
+    return _run(verb, rest)
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    def tell(kind: str, message: object) -> None:
+        print(f"magi {verb}: {kind}{' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: tell("warning: ", message)
+        try:
+            configure_threads(_threads(arguments))
+            code: int = import_module(VERBS[verb][0]).main(arguments)
+        except (ValueError, OSError, ImportError) as error:
+            if "--debug" in arguments:
+                raise
+            tell("", error)
+            return MISUSE
+        except KeyboardInterrupt:
+            tell("", "interrupted")
+            return INTERRUPTED
+    return code
+
+
+def _threads(arguments: Sequence[str]) -> int | None:
+    """The number after --threads, which is needed before torch; the verb refuses what is not a number."""
+    found = re.search(r"(?:^|\0)--threads[=\0](\d+)(?:\0|$)", "\0".join(arguments))
+    return int(found[1]) if found else None

@@ -1,0 +1,121 @@
+"""`magi evaluate`: how good a model's continuations are, beside baselines and the tokenizer's ceiling."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from torch import Tensor
+
+from magi import __version__
+from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
+from magi.cli.models import find_release, in_force, picture_size, sample_settings
+from magi.cli.show import progress, table
+from magi.data.folder import FolderConfig, FolderSource
+from magi.distributed import Device, pick_device
+from magi.evaluation.run import Scores, evaluate
+from magi.evaluation.world import HORIZONS, WorldTest, at_size, describe, world_test
+from magi.sampling.config import SampleConfig
+from magi.sampling.release import load
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Continue clips and compare them with what really came, frame by frame.
+
+    $ magi evaluate runs/mine --data path/to/other/videos --json scores.json
+    $ magi evaluate world64 --data world --clips 64
+
+    MODEL is the folder of a run or of a release, or world64, and comes first. Beside the model stand its baseline, the
+    last given frame held still, and its ceiling, the true frames through the tokenizer. In the world the discs are
+    found again in the pictures, and how far they are off is told in pixels. Contexts are encoded alone.
+    """
+
+    data: str
+    """A folder of videos that were not trained on, or world."""
+    clips: int = 64
+    """Clips to continue: the first of the world's test, or spread over the videos of the folder."""
+    context_frames: int = 5
+    """Frames that are given."""
+    frames: int = 16
+    """Frames to make and to compare."""
+    interval: int = 1
+    """Frames of the video, or steps of the world, from one frame to the next."""
+    seed: int = 0
+    """Clip i is continued with seed + i; of a folder it also decides which clips."""
+    batch: int = 8
+    """Clips at a time; a matter of memory."""
+    json: Annotated[Path | None, tyro.conf.arg(aliases=["--out"])] = None
+    """Write every score of every frame to this file."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    device: Device = "auto"
+    """auto is CUDA, else Apple's GPU, else the CPU."""
+    common: CommonOptions = field(default_factory=Common)
+
+    def __post_init__(self) -> None:
+        for option in ("clips", "context_frames", "frames", "batch"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(self, option)}")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the verb."""
+    name, words = split_name(words)
+    directory = None if name is None and asks_for_help(words) else find_release(name)
+    default = EvaluateArguments(data=tyro.MISSING, sample=sample_settings(directory))
+    arguments = parse(EvaluateArguments, words, usage="evaluate MODEL", default=default)
+    assert directory is not None, "the help has been printed"
+    release = load(directory, device=pick_device(arguments.device))
+    clips = read_clips(arguments, size=picture_size(release))
+    print(in_force(release, arguments.sample))
+
+    start = time.perf_counter()
+    scores = evaluate(
+        release, clips, context=arguments.context_frames, interval=arguments.interval, seed=arguments.seed,
+        settings=arguments.sample, batch_size=arguments.batch,
+        note=lambda done: progress(done, arguments.clips, "clips"),
+    )  # fmt: skip
+    print(show(scores))
+    if arguments.json is not None:
+        record = {
+            "magi": __version__,
+            "model": str(directory),
+            "device": str(release.model.head_position.device),
+            "data": arguments.data,
+            **{name: getattr(arguments, name) for name in ("clips", "context_frames", "frames", "interval", "seed")},
+            "sample": asdict(arguments.sample),
+            "seconds": round(time.perf_counter() - start, 2),
+            **({"test": describe(clips)} if isinstance(clips, WorldTest) else {}),
+            "scores": {name: values.tolist() for name, values in scores.items()},
+        }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def read_clips(arguments: EvaluateArguments, *, size: int) -> Tensor | WorldTest:
+    """The clips to continue, (B, T, 3, S, S) uint8 with T = context + frames, or the world's with their truth."""
+    length = arguments.context_frames + arguments.frames
+    if arguments.data == "world":
+        world = replace(at_size(size), num_frames=length)
+        return world_test(arguments.interval, clips=arguments.clips, config=world)
+    folder = FolderConfig(
+        path=arguments.data, num_frames=length, size=size, flip=False, seed=arguments.seed,
+        min_interval=arguments.interval, max_interval=arguments.interval, interval_rule="fixed",
+    )  # fmt: skip
+    return FolderSource(folder).clips(range(arguments.clips)).video
+
+
+def show(scores: Scores) -> str:
+    """A table of the scores at a few frames, and their mean over all of them."""
+    frames = len(next(iter(scores.values())))
+    shown = [frame for frame in HORIZONS if frame <= frames]
+    rows: list[list[Any]] = [["frame", *map(str, shown), "mean"]]
+    for name, values in scores.items():
+        rows.append([name, *(f"{float(values[frame - 1]):.3f}" for frame in shown), f"{float(values.mean()):.3f}"])
+    return table(rows)

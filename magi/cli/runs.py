@@ -1,0 +1,126 @@
+"""Training commands: preset < settings files < flags, the record of it in the run's folder, and how a run is stopped.
+
+Shared by `magi train` and `magi tokenizer train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import tyro
+
+from magi.cli.arguments import asks_for_help, parse, split_name
+from magi.cli.settings import read_flags, write_settings
+from magi.data.folder import FolderConfig
+from magi.data.world import WorldConfig
+from magi.distributed import Device, Distributed, session
+from magi.experiments.data import DataConfig
+from magi.training.loop import Interrupted
+
+STOPPED = 143  # exit code of a run that saved its state and stopped, as after SIGTERM
+
+
+class Run(Protocol):
+    """Settings of a training, whatever is trained."""
+
+    @property
+    def data(self) -> DataConfig: ...
+
+
+class TrainingArguments(Protocol):
+    """What a training command takes."""
+
+    @property
+    def out(self) -> Path: ...
+    @property
+    def run(self) -> Run: ...
+    @property
+    def device(self) -> Device: ...
+
+
+Kind = TypeVar("Kind", bound=TrainingArguments)
+
+
+def resolve(
+    kind: Callable[..., Kind], words: Sequence[str], *, verb: str, presets: Mapping[str, Any], fallback: Any
+) -> Kind:
+    """Read `[PRESET] [--config FILE ...] [--data DIR] [--name value ...]`.
+
+    Args:
+        kind: the verb's arguments, a dataclass with `out` and `run` among its fields.
+        words: after the verb.
+        verb: as it was typed.
+        presets: runs by name.
+        fallback: the run that a settings file changes where no preset is named.
+
+    Raises:
+        ValueError: an unknown preset or setting, a value that does not fit, or nothing to start from.
+    """
+    preset, words = split_name(words)
+    shorthand = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    shorthand.add_argument("--config", nargs="+", type=Path, action="extend", default=[])
+    shorthand.add_argument("--data")
+    try:
+        found, flags = shorthand.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from None
+    if preset is None and not found.config and not asks_for_help(flags):
+        raise ValueError(f"name a preset ({', '.join(presets)}) or give settings with --config FILE")
+    if preset is not None and preset not in presets:
+        raise ValueError(f"there is no preset {preset!r}; expected one of {', '.join(presets)}")
+    run = presets[preset] if preset is not None else fallback
+    if found.data is not None:
+        run = replace(run, data=train_on(run.data, found.data))
+    from_files = [flag for file in found.config for flag in read_flags(file, run)]
+    on_data = data_flags(found.data) if found.data is not None else []
+    default = kind(out=tyro.MISSING, run=run)
+    return parse(type(default), [*from_files, *on_data, *flags], usage=f"{verb} [PRESET]", default=default)
+
+
+def train_on(data: DataConfig, place: str) -> DataConfig:
+    """`--data` in a preset: the same clips as before, from a folder of videos or from the procedural world."""
+    kept = ("size", "num_frames", "min_interval", "max_interval")
+    shape: dict[str, Any] = {name: getattr(data.chosen, name) for name in kept}
+    if place == "world":
+        return data if data.kind == "world" else DataConfig(kind="world", world=WorldConfig(**shape))
+    folder = data.folder if data.kind == "folder" else FolderConfig(path=place, **shape)
+    return DataConfig(kind="folder", folder=replace(folder, path=place))
+
+
+def data_flags(place: str) -> list[str]:
+    """`--data` as flags, so that it overrules settings files."""
+    return ["--data.kind", "world"] if place == "world" else ["--data.kind", "folder", "--data.folder.path", place]
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuse a folder without videos before anything is written."""
+    if data.kind == "folder" and not data.folder.path:
+        raise ValueError("which videos? Give --data FOLDER, or --data world for the procedural world")
+    data.source()
+
+
+def execute(
+    arguments: TrainingArguments, train: Callable[[Distributed], Path], *, verb: str, words: Sequence[str]
+) -> int:
+    """Train with the settings recorded in `RUN/config.yaml`; returns the exit code, having said where the result is."""
+    record = arguments.out / "config.yaml"
+    note = f"The same run again: magi {verb} --config {record} --out ANOTHER_FOLDER"
+    with session(arguments.device) as distributed:
+        if distributed.is_first and not record.exists():
+            write_settings(record, arguments.run, note=note)
+        try:
+            release = train(distributed)
+        except Interrupted as stop:
+            if distributed.is_first:
+                print(f"magi {verb}: {stop}: {shlex.join(['magi', verb, *words])}", file=sys.stderr)
+            return STOPPED
+        if distributed.is_first:
+            write_settings(record, arguments.run, note=note)  # a resumed run may have another length
+            print(f"done: {release}")
+    return 0

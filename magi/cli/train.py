@@ -1,0 +1,73 @@
+"""`magi train`: a model from videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from magi.cli.arguments import Common, CommonOptions
+from magi.cli.runs import check_data, execute, resolve
+from magi.distributed import Device, Distributed
+from magi.experiments.autoencoder import train_autoencoder
+from magi.experiments.presets import OWN, PRESETS, own_tokenizer
+from magi.experiments.video import VideoRun, check_fit, train_video, watch
+from magi.tokenizers.autoencoder import Autoencoder
+from magi.tokenizers.store import load_tokenizer
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Train a model and write it, ready to use, to RUN/release.
+
+    $ magi train tiny --data path/to/videos --out runs/mine
+    $ magi train world64 --out runs/world
+    $ magi train --config runs/mine/config.yaml --train.seed 1 --out runs/again
+    $ torchrun --nproc_per_node 8 -m magi train xl --data path/to/videos --out runs/xl
+
+    PRESET is tiny, small, base, large, xl or world64. --data FOLDER, or --data world, says what to train on. Settings
+    files (--config FILE ..., any part of the config.yaml that a run writes) overrule the preset, and flags overrule
+    both. Ctrl-C saves; the same command resumes.
+    """
+
+    out: Path
+    """The run's folder: checkpoints, metrics.jsonl, config.yaml and at the end the release."""
+    run: Annotated[VideoRun, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")]
+    device: Device = "auto"
+    """auto is CUDA, else Apple's GPU, else the CPU."""
+    check: bool = False
+    """Only look whether data, tokenizer and model fit, and train nothing."""
+    common: CommonOptions = field(default_factory=Common)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the verb."""
+    arguments = resolve(TrainArguments, words, verb="train", presets=PRESETS, fallback=VideoRun())
+    check_data(arguments.run.data)
+    check_fit_of(arguments.run)
+    if arguments.check:
+        print("data, tokenizer and model fit")
+        return 0
+    return execute(arguments, lambda distributed: train(arguments, distributed), verb="train", words=words)
+
+
+def check_fit_of(run: VideoRun) -> None:
+    """Refuse sizes that do not fit, before an hour is spent on a tokenizer."""
+    untrained = Autoencoder(own_tokenizer(run).autoencoder) if run.tokenizer == OWN else None
+    check_fit(run, untrained or load_tokenizer(run.tokenizer))
+
+
+def train(arguments: TrainArguments, distributed: Distributed) -> Path:
+    """Train the tokenizer, if it is to be the run's own, then the model."""
+    run, tokenizer = arguments.run, arguments.out / "tokenizer"
+    if run.tokenizer == OWN:
+        if not (tokenizer / "release").exists():
+            distributed.print_once(f"first the autoencoder that the model will work in: {tokenizer}")
+            train_autoencoder(own_tokenizer(run), run_dir=tokenizer, distributed=distributed)
+        distributed.barrier()  # the first process writes the release, all read it
+        run = replace(run, tokenizer=str(tokenizer / "release"))
+    evaluate = watch(run, arguments.out, distributed)
+    return train_video(run, run_dir=arguments.out, distributed=distributed, evaluate=evaluate)

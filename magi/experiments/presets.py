@@ -1,0 +1,111 @@
+"""Runs by name, where `magi train` starts from: a plain dictionary, to which an experiment is added in one line.
+
+The sizes are for a user's own folder of videos, which has no tokenizer yet. There `own` stands for an autoencoder that
+is trained on the same videos first: a model needs latents of few channels, and those of other videos may not do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from magi.data.folder import FolderConfig
+from magi.experiments import world64
+from magi.experiments.autoencoder import AutoencoderRun
+from magi.experiments.data import DataConfig
+from magi.experiments.video import VideoRun
+from magi.model.config import PRESETS as MODELS
+from magi.sampling.config import SampleConfig
+from magi.tokenizers.autoencoder import AutoencoderConfig
+from magi.training.loop import TrainConfig
+from magi.training.optim import OptimConfig
+
+OWN = "own"
+
+VIDEOS_64 = DataConfig(kind="folder", folder=FolderConfig(path="", size=64, max_interval=3))
+VIDEOS_256 = DataConfig(kind="folder", folder=FolderConfig(path="", size=256))
+
+PRESETS: dict[str, VideoRun] = {
+    # 64 pixels, hours on one CPU core, minutes on a GPU; the recipe of world64
+    "tiny": replace(world64.VIDEO, data=VIDEOS_64, tokenizer=OWN),
+    # 256 pixels, one GPU: a day for small, some days for base
+    "small": VideoRun(
+        data=VIDEOS_256,
+        tokenizer=OWN,
+        model=MODELS["small"],
+        train=TrainConfig(
+            total_samples=1_024_000, batch_size=32, ema_half_life=50_000, workers=8,
+            optim=OptimConfig(lr=2e-4, warmup_samples=64_000, decay="tail", decay_samples=256_000),
+        ),
+        sample=SampleConfig(head_steps=20, solver="dpm++"),
+    ),
+    "base": VideoRun(
+        data=VIDEOS_256,
+        tokenizer=OWN,
+        model=MODELS["base"],
+        train=TrainConfig(
+            total_samples=4_096_000, batch_size=64, ema_half_life=200_000, workers=8,
+            optim=OptimConfig(lr=1e-4, warmup_samples=256_000, decay="tail", decay_samples=1_024_000),
+        ),
+    ),
+    # several GPUs: torchrun --nproc_per_node 8 -m magi train large ...
+    "large": VideoRun(
+        data=VIDEOS_256,
+        tokenizer=OWN,
+        model=MODELS["large"],
+        train=TrainConfig(total_samples=8_192_000, workers=8, optim=OptimConfig(warmup_samples=640_000)),
+    ),
+    # the paper's UCF-101 run: 13,320 videos x 1400 epochs at batch 128 (A.3)
+    "xl": VideoRun(
+        data=VIDEOS_256,
+        tokenizer=OWN,
+        model=MODELS["xl"],
+        train=TrainConfig(total_samples=18_648_064, workers=8, optim=OptimConfig(lr=5e-5)),
+    ),
+    "world64": world64.VIDEO,
+}  # fmt: skip
+
+
+def own_tokenizer(run: VideoRun) -> AutoencoderRun:
+    """The autoencoder that `own` stands for: of the latents the model takes, on the data of the run, 4 frames a clip.
+
+    Raises:
+        ValueError: no autoencoder of this package makes such latents of such frames.
+    """
+    data, height = run.data.chosen, run.model.latent_height
+    # wider where there is more to see than discs; both were sized for 64 and 256 pixels
+    channels = (32, 48, 96) if data.size < 128 else (64, 128, 256)
+    if data.size not in (4 * height, 8 * height):
+        raise ValueError(
+            f"an autoencoder makes frames 4 or 8 times smaller; these are {data.size} pixels and the model's latents "
+            f"{height}: set --data.{run.data.kind}.size to {8 * height}, or --model.latent-height and "
+            f"--model.latent-width to {data.size // 8}"
+        )
+    depth = 2 if data.size == 4 * height else 3
+    train = world64.TOKENIZER.train if data.size < 128 else LONGER
+    world = replace(run.data.world, num_frames=4) if run.data.kind == "world" else run.data.world
+    folder = replace(run.data.folder, num_frames=4) if run.data.kind == "folder" else run.data.folder
+    return AutoencoderRun(
+        data=replace(run.data, world=world, folder=folder),
+        autoencoder=AutoencoderConfig(
+            latent_channels=run.model.latent_channels,
+            channels=channels[:depth], encoder_blocks=(1, 2)[: depth - 1], decoder_blocks=(1, 2, 2)[:depth],
+        ),
+        train=replace(train, seed=run.train.seed, workers=run.train.workers, precision=run.train.precision),
+    )  # fmt: skip
+
+
+LONGER = TrainConfig(
+    total_samples=96_000,
+    batch_size=16,
+    optim=OptimConfig(lr=5e-4, warmup_samples=3_200, decay="cosine"),
+    ema_half_life=6_400,
+    checkpoint_every=16_000,
+    log_every=800,
+    evaluate_every=16_000,
+)
+
+TOKENIZERS: dict[str, AutoencoderRun] = {
+    **{name: own_tokenizer(run) for name, run in PRESETS.items() if run.tokenizer == OWN},
+    "world64": world64.TOKENIZER,
+}
+"""Where `magi tokenizer train` starts from, under the names of the models they are for."""
