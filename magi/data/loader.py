@@ -6,8 +6,11 @@ from the number of samples seen, with any number of ranks and workers.
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -19,8 +22,8 @@ from magi.data.clips import Clips, ClipSource
 
 def batches(
     source: ClipSource, *, batch_size: int, start: int, rank: int = 0, world_size: int = 1, workers: int = 0
-) -> Iterator[Clips]:
-    """Yield this rank's part of the global batches from sample `start` on, without end.
+) -> Generator[Clips, None, None]:
+    """Yield this rank's part of the global batches from sample `start` on, without end; closing it ends the workers.
 
     Args:
         source: where clips come from.
@@ -33,18 +36,22 @@ def batches(
         ValueError: `batch_size` does not divide evenly among the ranks, or `start` is not at the start of a batch.
             While iterating, what the source raises, also from a worker.
     """
+    if not 0 <= rank < world_size or workers < 0:
+        raise ValueError(f"need 0 <= rank < world_size and workers >= 0, got {rank}, {world_size} and {workers}")
     if batch_size < 1 or batch_size % world_size:
         raise ValueError(f"batch_size must be a multiple of the number of ranks, got {batch_size} for {world_size}")
     if start < 0 or start % batch_size:
         raise ValueError(f"start must be a multiple of batch_size, got {start} for {batch_size}: it counts samples")
-    if not 0 <= rank < world_size or workers < 0:
-        raise ValueError(f"need 0 <= rank < world_size and workers >= 0, got {rank}, {world_size} and {workers}")
     share = batch_size // world_size
     positions = (range(first, first + share) for first in count(start + rank * share, batch_size))
-    return map(source.clips, positions) if workers == 0 else _prepared_ahead(source, positions, workers)
+    if workers:
+        return _prepared_ahead(source, positions, workers)
+    return (source.clips(samples) for samples in positions)
 
 
-def _prepared_ahead(source: ClipSource, positions: Iterator[Sequence[int]], workers: int) -> Iterator[Clips]:
+def _prepared_ahead(
+    source: ClipSource, positions: Iterator[Sequence[int]], workers: int
+) -> Generator[Clips, None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Batches(source),
         sampler=positions,  # each of its items is a whole batch, which one worker makes
@@ -76,7 +83,16 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Let only the main process decide when to stop: a signal sent to the whole group must not lose a batch."""
+    """Let the main process decide when to stop: a signal that reaches the whole process group must not lose a batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_main_process, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _obey_the_main_process() -> None:
+    """Exit on a SIGTERM of the main process, which ends its workers so when it crashes, and then waits for them."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
