@@ -7,13 +7,11 @@ from pathlib import Path
 SHELF = Path(__file__).parent
 
 
-def pretrained(name: str = "world64") -> Path:
-    """The folder of a model that ships with the package.
+def names() -> list[str]:
+    """The pretrained models there are."""
+    return sorted(path.parent.name for path in SHELF.glob("*/config.json"))
 
-    Raises:
-        ValueError: there is none of that name.
-    """
-    known = sorted(path.parent.name for path in SHELF.glob("*/config.json"))
-    if name not in known:
-        raise ValueError(f"no pretrained model {name!r}; there {'is' if len(known) == 1 else 'are'} {', '.join(known) or 'none'}")
-    return SHELF / name
+
+def find(name: str | Path) -> Path:
+    """The folder of a pretrained model if `name` is one, else the folder that `name` says."""
+    return SHELF / str(name) if str(name) in names() else Path(name)

@@ -15,7 +15,7 @@ from magi import checkpoint
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
 from magi.model.magi import Magi
-from magi.pretrained import SHELF, pretrained
+from magi.pretrained import find
 from magi.sampling.config import SampleConfig
 from magi.tokenizers import store
 from magi.tokenizers.protocol import Tokenizer
@@ -73,7 +73,7 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Releas
     Raises:
         CheckpointError: the folder is not a release, or is damaged; nothing is half loaded.
     """
-    directory = pretrained(str(directory)) if (SHELF / str(directory) / "config.json").is_file() else Path(directory)
+    directory = find(directory)
     if not (directory / "config.json").is_file():
         raise checkpoint.CheckpointError(f"{directory} holds no released model (no config.json); a run writes one to RUN/release")
     checkpoint.verify(directory)

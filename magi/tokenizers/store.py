@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from magi import checkpoint
-from magi.pretrained import SHELF
+from magi.pretrained import find
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.protocol import Tokenizer
@@ -71,7 +71,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         if argument and not argument.isdigit():
             raise ValueError(f"tokenizer {name!r}: the stride after 'pixel:' must be a whole number, as in pixel:4")
         return PixelTokenizer(int(argument)) if argument else PixelTokenizer()
-    directory = SHELF / name if (SHELF / name / "config.json").is_file() else Path(name)
+    directory = find(name)
     if not (directory / "config.json").is_file():
         raise ValueError(
             f"tokenizer {name!r} is neither pixel[:STRIDE], nor a pretrained model, nor a folder with config.json; "
