@@ -21,7 +21,7 @@ from magi.training.optim import OptimConfig
 
 OWN = "own"
 
-VIDEOS_64 = DataConfig(kind="folder", folder=FolderConfig(path="", size=64, max_interval=3))
+VIDEOS_64 = DataConfig(kind="folder", folder=FolderConfig(path="", size=64, max_interval=world64.VIDEO.model.max_interval))
 VIDEOS_256 = DataConfig(kind="folder", folder=FolderConfig(path="", size=256))
 
 PRESETS: dict[str, VideoRun] = {
