@@ -126,7 +126,7 @@ def write_gif(path: str | Path, frames: Frames, *, fps: float, scale: int = 1) -
     if Path(path).suffix != ".gif" or len(frames) == 0:
         raise ValueError(f"a GIF needs a name in .gif and at least one frame, got {path} and {len(frames)} frames")
     av = pyav()
-    rate, height, width = _rate(fps), frames.shape[1] * _positive(scale), frames.shape[2] * scale
+    rate, (height, width) = _rate(fps), frames.shape[1:3]
     graph = av.filter.Graph()
     source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate)
     split, palette, apply, sink = (graph.add(name) for name in ("split", "palettegen", "paletteuse", "buffersink"))
@@ -138,14 +138,16 @@ def write_gif(path: str | Path, frames: Frames, *, fps: float, scale: int = 1) -
     graph.configure()
     with _replacing(Path(path)) as temporary, av.open(str(temporary), "w", format="gif") as container:
         stream = container.add_stream("gif", rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "pal8"
-        for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(_enlarged(frame, scale), format="rgb24")
-            picture.pts = index
-            graph.push(picture)
+        stream.width, stream.height, stream.pix_fmt = width * _positive(scale), height * scale, "pal8"
+        for frame in frames:
+            graph.push(av.VideoFrame.from_ndarray(_enlarged(frame, 1), format="rgb24"))
         graph.push(None)
-        for _ in frames:  # they come out only now: the palette is that of all frames
-            container.mux(stream.encode(graph.pull()))
+        for index in range(len(frames)):  # they come out only now: the palette is that of all frames
+            places, colours = graph.pull().to_ndarray()  # (H, W) places in the palette, and its colours (256, 4)
+            places = repeat(places, "h w -> (h a) (w b)", a=scale, b=scale)
+            picture = av.VideoFrame.from_ndarray((np.ascontiguousarray(places), colours), format="pal8")
+            picture.pts, picture.time_base = index, 1 / rate
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 
 
