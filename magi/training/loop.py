@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -96,7 +96,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 def train(
     model: nn.Module,
-    batches: Callable[[int], Iterator[Any]],
+    batches: Callable[[int], Generator[Any, None, None]],
     *,
     prepare: Callable[[Any, int], Inputs],
     config: TrainConfig,
@@ -136,10 +136,10 @@ def train(
     log = MetricsLog(run_dir, keep_bytes=state.log_bytes, tensorboard=config.tensorboard) if distributed.is_first else None
     wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
     autocast = torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    stream, rate = batches(state.samples), Rate()
+    rate = Rate()
     rate.update(state.samples)
 
-    with stop_requests() as stop_asked:
+    with stop_requests() as stop_asked, closing(batches(state.samples)) as stream:
         while state.samples < config.total_samples:
             batch = next(stream)
             for group in state.optimizer.param_groups:
@@ -188,7 +188,8 @@ def refuse_non_finite(
     Raises:
         NonFiniteError: naming the step; the samples of each process that met it are in `nonfinite-step-N-rank-R.json`.
     """
-    bad = not bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))
+    loss = loss.detach()
+    bad = not bool(torch.isfinite(loss) & torch.isfinite(norm))
     if not distributed.any(bad):
         return
     if bad:
