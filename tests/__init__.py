@@ -1,0 +1,1 @@
+"""Tests are claims: each docstring says why its claim is true."""
