@@ -1,0 +1,364 @@
+"""The planted bugs. Each replaces a few lines of the real code in this process and names the tests that must turn
+red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytest import MonkeyPatch
+from torch import Tensor
+
+from magi.model import draws, forcing
+from magi.model.cache import KVCache
+from magi.model.embeddings import StreamEmbedding
+from magi.model.magi import Magi
+from magi.sampling import rollout
+from magi.sampling.noise import SampleNoise
+from magi.seeds import generator
+from magi.training import loop, optim
+from magi.training.ema import Ema
+from magi.training.log import MetricsLog
+from magi.training.state import TrainingState
+
+Plant = Callable[[MonkeyPatch], None]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug: what it is, how to plant it until the patch is undone, and the tests each of which must fail."""
+
+    name: str
+    plant: Plant
+    tests: tuple[str, ...]
+
+
+# --- who sees whom ---
+
+
+class StreamFrame(NamedTuple):
+    """A row or column of the temporal mask."""
+
+    masked: bool
+    copy: int
+    time: int
+
+
+def ctf_cells(rule: Callable[[bool, StreamFrame, StreamFrame], bool]) -> Plant:
+    """Decide every cell of the CTF mask anew from its right value, its row and its column."""
+    right = forcing.ctf_mask
+
+    def wrong(frames: int, copies: int = 1) -> Tensor:
+        names = [StreamFrame(False, 0, t) for t in range(frames - 1)]
+        names += [StreamFrame(True, m, t) for m in range(copies) for t in range(frames)]
+        cells = right(frames, copies).tolist()
+        return torch.tensor([[rule(cells[i][j], a, b) for j, b in enumerate(names)] for i, a in enumerate(names)])
+
+    return lambda patch: patch.setattr(forcing, "ctf_mask", wrong)
+
+
+def mtf_sees(mask: Callable[[int], Tensor]) -> Plant:
+    """Replace the MTF mask."""
+    return lambda patch: patch.setattr(forcing, "mtf_mask", mask)
+
+
+def unmasked_input(patch: MonkeyPatch) -> None:
+    """The mask token is never put in."""
+    embed = StreamEmbedding.forward
+    patch.setattr(
+        StreamEmbedding,
+        "forward",
+        lambda self, tokens, masked, *rest: embed(self, tokens, torch.zeros_like(masked), *rest),
+    )
+
+
+# --- noise and masks of training ---
+
+
+def ctf_layout(change: Callable[[forcing.Streams, draws.TrainingDraws], forcing.Streams]) -> Plant:
+    """Change what the CTF layout returns."""
+    right = forcing.ctf_streams
+    return lambda patch: patch.setitem(
+        forcing.LAYOUTS, "ctf", lambda tokens, drawn: change(right(tokens, drawn), drawn)
+    )
+
+
+def noisy_masked_stream(streams: forcing.Streams, drawn: draws.TrainingDraws) -> forcing.Streams:
+    """The drawn noise is added to the visible tokens of the masked frames too."""
+    observed, masked = streams.tokens[:, : -streams.predicted], streams.tokens[:, -streams.predicted :]
+    noise = (drawn.sigma[..., None, None] * drawn.noise).repeat(1, streams.predicted // drawn.sigma.shape[1], 1, 1)
+    return replace(streams, tokens=torch.cat([observed, masked + noise], dim=1))
+
+
+def always_noisy(patch: MonkeyPatch) -> None:
+    """The clean id is never trained."""
+    draw = draws.draw_sigma
+    patch.setattr(draws, "draw_sigma", lambda config, rng: draw(replace(config, clean_probability=1e-9), rng))
+
+
+def one_order_for_all_frames(patch: MonkeyPatch) -> None:
+    """Every frame of a clip has the same tokens hidden."""
+    draw = draws.random_orders
+    patch.setattr(draws, "random_orders", lambda rng, frames, tokens: np.repeat(draw(rng, 1, tokens), frames, axis=0))
+
+
+def draws_of_the_batch(patch: MonkeyPatch) -> None:
+    """Samples are told apart by their place in the batch."""
+    made: dict[str, int] = {}
+
+    def by_place(seed: int, purpose: str, *_position: int) -> np.random.Generator:
+        made[purpose] = made.get(purpose, -1) + 1
+        return generator(seed, purpose, made[purpose])
+
+    patch.setattr(draws, "generator", by_place)
+
+
+# --- cache and rollout ---
+
+
+def commit_skipped(patch: MonkeyPatch) -> None:
+    """Finished frames keep the keys and values of their last masked pass."""
+    commit = Magi.commit
+
+    def wrong(self: Magi, cache: KVCache, tokens: Tensor, **rest: Any) -> None:
+        if tokens.shape[1] == 1 and cache.frames:
+            cache.advance(1)
+        else:
+            commit(self, cache, tokens, **rest)
+
+    patch.setattr(Magi, "commit", wrong)
+
+
+def commit_with(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Plant:
+    """Commit finished frames with other arguments."""
+    commit = Magi.commit
+    return lambda patch: patch.setattr(
+        Magi, "commit", lambda self, cache, tokens, **rest: commit(self, cache, tokens, **change(rest))
+    )
+
+
+def cache_forgets_the_oldest(patch: MonkeyPatch) -> None:
+    """Views of the cache begin one frame late."""
+    extend = KVCache.extend
+
+    def wrong(self: KVCache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        found = extend(self, layer, keys, values)
+        return tuple(x[:, :, 1:] for x in found) if self.frames and keys.shape[2] == 1 else found  # type: ignore[return-value]
+
+    patch.setattr(KVCache, "extend", wrong)
+
+
+def fork_shares_memory(patch: MonkeyPatch) -> None:
+    """Two futures write into one store."""
+
+    def wrong(self: KVCache) -> KVCache:
+        twin = KVCache.__new__(KVCache)
+        twin.__dict__.update(self.__dict__)
+        return twin
+
+    patch.setattr(KVCache, "fork", wrong)
+
+
+def sample_noise(method: str, wrong: Callable[..., Tensor]) -> Plant:
+    """Replace a method of the sampler's noise; the right one is handed to the wrong one."""
+    right = getattr(SampleNoise, method)
+    return lambda patch: patch.setattr(SampleNoise, method, lambda self, *position: wrong(right, self, *position))
+
+
+def noise_of_the_first_seed(right: Callable[..., Tensor], self: SampleNoise, *position: Any) -> Tensor:
+    """One generator for the whole batch."""
+    first = replace_seeds(self, self.seeds[:1] * len(self.seeds))
+    drawn = right(first, *position)
+    return drawn.roll(1, dims=0) if len(self.seeds) > 1 else drawn
+
+
+def replace_seeds(noise: SampleNoise, seeds: list[int]) -> SampleNoise:
+    """The same source for other seeds."""
+    twin = SampleNoise.__new__(SampleNoise)
+    twin.__dict__.update(noise.__dict__, seeds=seeds)
+    return twin
+
+
+def window_forgets_too_much(patch: MonkeyPatch) -> None:
+    """A moved window begins one frame late, if that leaves it any."""
+    start = rollout.window_start
+    patch.setattr(
+        rollout, "window_start", lambda frame, window: min(start(frame, window) + (start(frame, window) > 0), frame - 1)
+    )
+
+
+# --- training ---
+
+
+def data_from_zero(patch: MonkeyPatch) -> None:
+    """A resumed run meets its first clips again."""
+    train = loop.train
+    patch.setattr(loop, "train", lambda model, batches, **rest: train(model, lambda _start: batches(0), **rest))
+
+
+def after_load(change: Callable[[TrainingState], None]) -> Plant:
+    """Spoil what a resumed run has loaded."""
+    load = TrainingState.load
+
+    def wrong(self: TrainingState, *arguments: Any) -> None:
+        load(self, *arguments)
+        change(self)
+
+    return lambda patch: patch.setattr(TrainingState, "load", wrong)
+
+
+def log_never_cut(patch: MonkeyPatch) -> None:
+    """Lines written after the checkpoint stay and are written again."""
+    init = MetricsLog.__init__
+    patch.setattr(
+        MetricsLog,
+        "__init__",
+        lambda self, run_dir, *, keep_bytes, **rest: init(self, run_dir, keep_bytes=1 << 40, **rest),
+    )
+
+
+def decay_everything(patch: MonkeyPatch) -> None:
+    """One group for all parameters."""
+    patch.setattr(
+        optim,
+        "build_optimizer",
+        lambda model, config: torch.optim.AdamW(
+            model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        ),
+    )
+
+
+FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
+    f"tests/test_{name}.py::" for name in ("forcing", "masking", "cache", "sampling", "training", "resume")
+)
+CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
+MTF_MATRIX = FORCING + "test_mtf_frames_depend_on_masked_frames_up_to_themselves[mtf-token]"
+HIDDEN = FORCING + "test_hidden_values_never_reach_the_prediction[ctf-token-1]"
+FUTURE = FORCING + "test_the_future_and_the_answer_do_not_change_a_bit[ctf-token-1]"
+REFERENCE = SAMPLING + "test_rollout_is_the_reference"
+CACHED = CACHE + "test_cached_conditions_are_those_of_training[token]"
+CRASH = RESUME + "test_a_crash_changes_nothing[[20, 16, 28]]"
+
+MUTANTS = [
+    Mutant(
+        "a masked frame sees its own observation",
+        ctf_cells(lambda ok, row, column: ok or (row.masked and not column.masked and column.time == row.time)),
+        (CTF_MATRIX, HIDDEN, FUTURE, CACHED),
+    ),
+    Mutant(
+        "a masked frame sees later observations",
+        ctf_cells(lambda ok, row, column: ok or (row.masked and not column.masked and column.time > row.time)),
+        (CTF_MATRIX, FUTURE, CACHED),
+    ),
+    Mutant(
+        "an observation sees later observations",
+        ctf_cells(lambda ok, row, column: ok or not (row.masked or column.masked)),
+        (CTF_MATRIX, FUTURE, CACHED),
+    ),
+    Mutant(
+        "a masked frame sees earlier masked frames",
+        ctf_cells(lambda ok, row, column: ok or (row.masked and column.masked and column.time < row.time)),
+        (CTF_MATRIX, CACHED),
+    ),
+    Mutant(
+        "masked copies see each other",
+        ctf_cells(lambda ok, row, column: ok or (row.masked and column.masked and column.time == row.time)),
+        (CTF_MATRIX, FORCING + "test_copies_share_an_observation_pass_and_nothing_else"),
+    ),
+    Mutant(
+        "an observation sees masked frames",
+        ctf_cells(lambda ok, row, column: ok or (not row.masked and column.masked)),
+        (CTF_MATRIX, CACHED),
+    ),
+    Mutant(
+        "no history",
+        ctf_cells(lambda ok, row, column: ok and row.time == column.time),
+        (CTF_MATRIX, CACHED, TRAINING + "test_ctf_learns_to_look_at_the_past"),
+    ),
+    Mutant("MTF sees the future", mtf_sees(lambda t: torch.ones(t, t, dtype=torch.bool)), (MTF_MATRIX,)),
+    Mutant("MTF sees no history", mtf_sees(lambda t: torch.eye(t, dtype=torch.bool)), (MTF_MATRIX,)),
+    Mutant("the mask token is not put in", unmasked_input, (HIDDEN, FUTURE)),
+    Mutant(
+        "noise on the masked stream",
+        ctf_layout(noisy_masked_stream),
+        (FORCING + "test_noise_falls_on_observations_only", CACHED),
+    ),
+    Mutant(
+        "the noise level is not told",
+        ctf_layout(lambda streams, _: replace(streams, noise_level=torch.zeros_like(streams.noise_level))),
+        (FORCING + "test_noise_falls_on_observations_only", CACHED),
+    ),
+    Mutant("no clip is clean", always_noisy, (FORCING + "test_noise_levels_are_drawn_as_configured[clip]",)),
+    Mutant(
+        "one order for all frames", one_order_for_all_frames, (MASKING + "test_masks_differ_between_copies_and_frames",)
+    ),
+    Mutant(
+        "draws depend on the place in the batch",
+        draws_of_the_batch,
+        (MASKING + "test_draws_are_a_function_of_seed_step_and_sample[ctf]",),
+    ),
+    Mutant("commit skipped: keys from the masked pass", commit_skipped, (REFERENCE + "[extrapolated-f64]", CACHED)),
+    Mutant(
+        "committed one position late",
+        commit_with(lambda rest: {**rest, "time": rest["time"] + 1}),
+        (REFERENCE + "[extrapolated-f64]", CACHED),
+    ),
+    Mutant(
+        "committed without its noise level",
+        commit_with(lambda rest: {**rest, "noise_level": 0}),
+        (REFERENCE + "[observation noise-f64]", CACHED),
+    ),
+    Mutant(
+        "committed with the masked frames' table",
+        lambda patch: patch.setitem(forcing.COMMITTED_KIND, "ctf", forcing.MASKED),
+        (CACHED, FORCING + "test_inference_uses_only_what_training_taught[ctf-token-1]"),
+    ),
+    Mutant("the cache begins one frame late", cache_forgets_the_oldest, (REFERENCE + "[extrapolated-f64]", CACHED)),
+    Mutant("forks share memory", fork_shares_memory, (CACHE + "test_rewind_and_fork_continue_alike",)),
+    Mutant(
+        "sampling reuses one order for all frames",
+        sample_noise("order", lambda right, self, _frame: right(self, 0)),
+        (SAMPLING + "test_noise_is_keyed_by_seed_frame_and_step",),
+    ),
+    Mutant(
+        "head noise repeats at every mask step",
+        sample_noise("head", lambda right, self, frame, _step, head_steps: right(self, frame, 0, head_steps)),
+        (SAMPLING + "test_noise_is_keyed_by_seed_frame_and_step",),
+    ),
+    Mutant(
+        "orders belong to the batch, not the video",
+        sample_noise("order", noise_of_the_first_seed),
+        (SAMPLING + "test_a_batch_is_a_set[window]", REFERENCE + "[flow-f64]"),
+    ),
+    Mutant("a moved window forgets a frame too many", window_forgets_too_much, (REFERENCE + "[window-f64]",)),
+    Mutant(
+        "long videos are not interpolated",
+        lambda patch: patch.setattr(
+            rollout, "temporal_positions", lambda frames, _trained, _mode: torch.arange(frames, dtype=torch.float64)
+        ),
+        (REFERENCE + "[interpolated-f64]",),
+    ),
+    Mutant(
+        "the average never moves",
+        lambda patch: patch.setattr(Ema, "update", lambda self, model, *, samples, batch: None),
+        (TRAINING + "test_the_loop_averages_every_step", TRAINING + "test_average_moves_half_way_in_a_half_life[8]"),
+    ),
+    Mutant(
+        "the average starts anew on resume",
+        after_load(lambda state: state.ema.model.load_state_dict(state.model.state_dict())),
+        (CRASH,),
+    ),
+    Mutant("Adam's moments are lost on resume", after_load(lambda state: state.optimizer.state.clear()), (CRASH,)),
+    Mutant("data from the beginning on resume", data_from_zero, (CRASH,)),
+    Mutant("steps count from zero on resume", after_load(lambda state: setattr(state, "step", 0)), (CRASH,)),
+    Mutant("the log is not cut on resume", log_never_cut, (CRASH,)),
+    Mutant(
+        "non-finite steps are made",
+        lambda patch: patch.setattr(loop, "refuse_non_finite", lambda *_: None),
+        (TRAINING + "test_a_non_finite_step_is_not_made[nan]",),
+    ),
+    Mutant("weight decay on everything", decay_everything, (TRAINING + "test_decay_groups_are_mars",)),
+]
