@@ -77,6 +77,11 @@ def _run(verb: str, arguments: list[str]) -> int:
                 raise
             tell("", error)
             return MISUSE
+        except RuntimeError as error:
+            if "--debug" in arguments or "out of memory" not in str(error):
+                raise
+            tell("out of memory; take smaller batches, or a smaller model: ", error)
+            return MISUSE
         except KeyboardInterrupt:
             tell("", "interrupted")
             return INTERRUPTED

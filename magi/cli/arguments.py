@@ -69,13 +69,20 @@ def asks_for_help(words: Sequence[str]) -> bool:
 
 
 def _in_one_line(box: str) -> str:
-    """What tyro says in a box: the first part, and the options of the second if it holds them to be similar."""
+    """What tyro says in a box below its title: the first part, and of the second the options that it finds similar."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    message, _, rest = " ".join(" ".join(lines).split()).partition(" ──")
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if line and not line.strip("─-"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    if not box.startswith("╭"):  # where the terminal has no lines to draw, the title is a part of its own
+        parts = parts[1:]
+    message = " ".join(" ".join(parts[0]).split())
     if message.startswith("Missing from"):
         return f"give {' and '.join(re.findall(r'--[a-z][a-z0-9.-]*', message))}; --help explains"
     message = re.sub(r"^Error parsing (?=--)|^Error parsing [\w.]+: ", "", message.partition(" Got errors:")[0])
-    message = message.rstrip(".")
-    suggested = rest.partition("For full helptext")[0] if "Perhaps you meant" in rest or "similar to" in rest else ""
-    similar = list(dict.fromkeys(re.findall(r" (--[a-z][a-z0-9.-]*) ", suggested)))
-    return f"{message}; did you mean {' or '.join(similar[:3])}?" if similar else message
+    similar = [line.split()[0] for line in parts[1] if line.startswith("--")] if message.startswith("Unrec") else []
+    hint = f"; did you mean {' or '.join(dict.fromkeys(similar[:3]))}?" if similar else ""
+    return message.rstrip(".") + hint

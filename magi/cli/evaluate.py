@@ -14,7 +14,7 @@ from torch import Tensor
 
 from magi import __version__
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
-from magi.cli.models import find_release, in_force, picture_size, sample_settings
+from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import progress, table
 from magi.data.folder import FolderConfig, FolderSource
 from magi.distributed import Device, pick_device
@@ -71,6 +71,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(EvaluateArguments, words, usage="evaluate MODEL", default=default)
     assert directory is not None, "the help has been printed"
     release = load(directory, device=pick_device(arguments.device))
+    check_interval(release, arguments.interval)
     clips = read_clips(arguments, size=picture_size(release))
     print(in_force(release, arguments.sample))
 

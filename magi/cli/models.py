@@ -24,7 +24,7 @@ def find_release(name: str | None) -> Path:
     directory = Path(name)
     if STEP_NAME.fullmatch(directory.resolve().name):
         raise ValueError(f"{name} is a checkpoint to resume from; the model of a finished run is in RUN/release")
-    for candidate in (directory, directory / "release", SHELF / name):
+    for candidate in (SHELF / name, directory, directory / "release"):
         if (candidate / "config.json").is_file():
             return candidate
     if directory.is_dir():
@@ -62,6 +62,17 @@ def picture_size(release: Release) -> int:
         height, width = stride * config.latent_height, stride * config.latent_width
         raise ValueError(f"the model makes pictures of {height} x {width} pixels; videos are fitted to squares only")
     return stride * config.latent_height
+
+
+def check_interval(release: Release, interval: int) -> None:
+    """Refuse an interval that the model has no embedding for, before any work is done.
+
+    Raises:
+        ValueError: naming the intervals it has.
+    """
+    largest = release.model.config.max_interval
+    if not 1 <= interval <= largest:
+        raise ValueError(f"--interval {interval} is outside the 1..{largest} that the model knows")
 
 
 def in_force(release: Release, settings: SampleConfig) -> str:

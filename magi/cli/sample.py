@@ -16,7 +16,7 @@ from magi import __version__
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.clips import Given, read_given, videos_at
 from magi.cli.film import Film
-from magi.cli.models import find_release, in_force, picture_size, sample_settings
+from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import new_folder, progress
 from magi.distributed import Device, pick_device
 from magi.sampling.config import SampleConfig
@@ -76,6 +76,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(SampleArguments, words, usage="sample MODEL", default=default)
     assert directory is not None, "the help has been printed"
     release = load(directory, device=pick_device(arguments.device))
+    check_interval(release, arguments.interval)
     given = read_all(arguments, size=picture_size(release))
     folder = new_folder(arguments.out)
     print(in_force(release, arguments.sample))

@@ -21,15 +21,15 @@ from magi.training.optim import OptimConfig
 
 OWN = "own"
 
-VIDEOS_64 = DataConfig(kind="folder", folder=FolderConfig(path="", size=64, max_interval=world64.VIDEO.model.max_interval))
-VIDEOS_256 = DataConfig(kind="folder", folder=FolderConfig(path="", size=256))
+VIDEOS_64 = FolderConfig(path="", size=64, max_interval=world64.VIDEO.model.max_interval)
+VIDEOS_256 = FolderConfig(path="", size=256)
 
 PRESETS: dict[str, VideoRun] = {
     # 64 pixels, hours on one CPU core, minutes on a GPU; the recipe of world64
-    "tiny": replace(world64.VIDEO, data=VIDEOS_64, tokenizer=OWN),
+    "tiny": replace(world64.VIDEO, data=DataConfig("folder", folder=VIDEOS_64), tokenizer=OWN),
     # 256 pixels, one GPU: a day for small, some days for base
     "small": VideoRun(
-        data=VIDEOS_256,
+        data=DataConfig("folder", folder=VIDEOS_256),
         tokenizer=OWN,
         model=MODELS["small"],
         train=TrainConfig(
@@ -39,7 +39,7 @@ PRESETS: dict[str, VideoRun] = {
         sample=SampleConfig(head_steps=20, solver="dpm++"),
     ),
     "base": VideoRun(
-        data=VIDEOS_256,
+        data=DataConfig("folder", folder=VIDEOS_256),
         tokenizer=OWN,
         model=MODELS["base"],
         train=TrainConfig(
@@ -49,14 +49,14 @@ PRESETS: dict[str, VideoRun] = {
     ),
     # several GPUs: torchrun --nproc_per_node 8 -m magi train large ...
     "large": VideoRun(
-        data=VIDEOS_256,
+        data=DataConfig("folder", folder=VIDEOS_256),
         tokenizer=OWN,
         model=MODELS["large"],
         train=TrainConfig(total_samples=8_192_000, workers=8, optim=OptimConfig(warmup_samples=640_000)),
     ),
     # the paper's UCF-101 run: 13,320 videos x 1400 epochs at batch 128 (A.3)
     "xl": VideoRun(
-        data=VIDEOS_256,
+        data=DataConfig("folder", folder=VIDEOS_256),
         tokenizer=OWN,
         model=MODELS["xl"],
         train=TrainConfig(total_samples=18_648_064, workers=8, optim=OptimConfig(lr=5e-5)),
