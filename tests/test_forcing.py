@@ -335,8 +335,8 @@ def test_every_parameter_learns(config: MagiConfig) -> None:
 
 
 def test_attention_is_the_fused_kernels() -> None:
-    """On the CPU attention is written out, elsewhere it is PyTorch's kernel: the same numbers and the same gradients for
-    the same boolean mask, true where looking is allowed."""
+    """On the CPU attention is written out, elsewhere it is PyTorch's kernel: the same numbers and the same gradients
+    for the same boolean mask, true where looking is allowed."""
     rng = torch.Generator().manual_seed(0)
     mask = forcing.ctf_mask(4, 2)
     inputs = [torch.randn(3, 2, len(mask), 5, generator=rng, dtype=torch.float64, requires_grad=True) for _ in range(3)]
