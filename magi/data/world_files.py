@@ -1,7 +1,7 @@
 """Clips of the procedural world as video files, each with a JSON file that tells the truth about it.
 
-For everything that starts from a user's videos: what reads these files cannot tell that nobody filmed them. Knows the world and how
-to write videos; nothing reads the JSON but people and their scripts.
+For everything that starts from a user's videos: what reads these files cannot tell that nobody filmed them. Knows the
+world and how to write videos; nothing reads the JSON but people and their scripts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def write_world(
         states = world.simulate([sample], interval=interval, num_frames=num_frames)
         frames = rearrange(world.render(states)[0], "t c h w -> t h w c").cpu().numpy()
         write_video(path, frames, fps=fps)
-        path.with_suffix(".json").write_text(json.dumps(describe_clip(config, states), indent=1) + "\n", encoding="utf-8")
+        path.with_suffix(".json").write_text(
+            json.dumps(describe_clip(config, states), indent=1) + "\n", encoding="utf-8"
+        )
     return paths
 
 

@@ -1,0 +1,158 @@
+"""One HTML page in one file: text, tables, pictures and videos, all inside it, nothing loaded from anywhere.
+
+Every function takes plain text, which it escapes, or `Html`, which it trusts, and returns `Html`; a page is their
+composition. Knows HTML and nothing of what is reported.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+
+
+class Html(str):
+    """Markup, as opposed to text that must be escaped to become markup."""
+
+    __slots__ = ()
+
+
+def markup(content: str) -> Html:
+    """`Html` as it is; text escaped, with what stands between `backquotes` set as code."""
+    if isinstance(content, Html):
+        return content
+    return Html(re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(content)))
+
+
+def join(parts: Iterable[str]) -> Html:
+    """One after another."""
+    return Html("\n".join(map(markup, parts)))
+
+
+def page(title: str, *sections: Html, footer: str = "") -> Html:
+    """A whole document; phones and laptops, light and dark are the style sheet's business."""
+    style = files("magi.report").joinpath("style.css").read_text(encoding="utf-8")
+    return Html(
+        f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{markup(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{join(sections)}
+</main>
+<footer>{markup(footer)}</footer>
+</body>
+</html>
+"""
+    )
+
+
+def opening(title: str, lead: str, facts: Sequence[tuple[str, str]]) -> Html:
+    """The head of the page: what this is, in a sentence or two, and a few numbers (value, meaning) to remember."""
+    numbers = join(Html(f"<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd></div>") for value, name in facts)
+    return Html(
+        f'<header><h1>{markup(title)}</h1><p class="lead">{markup(lead)}</p><dl class="facts">{numbers}</dl></header>'
+    )
+
+
+def section(title: str, *content: str) -> Html:
+    """A heading with what belongs to it; text becomes a paragraph."""
+    return Html(f"<section>\n<h2>{markup(title)}</h2>\n{join(map(paragraph, content))}\n</section>")
+
+
+def paragraph(content: str) -> Html:
+    """Text as a paragraph; markup stays what it is."""
+    return content if isinstance(content, Html) else Html(f"<p>{markup(content)}</p>")
+
+
+def figure(content: Html, caption: str = "", *, kind: str = "") -> Html:
+    """Something to look at and a line about it."""
+    words = f"<figcaption>{markup(caption)}</figcaption>" if caption else ""
+    return Html(f'<figure class="{html.escape(kind)}">{content}{words}</figure>')
+
+
+def gallery(figures: Sequence[Html], *, narrowest: int) -> Html:
+    """Figures in as many columns as fit, none narrower than so many pixels unless the screen is."""
+    return Html(f'<div class="gallery" style="--narrowest: {narrowest}px">{join(figures)}</div>')
+
+
+def beside(first: Html, second: Html) -> Html:
+    """Two things side by side, the first twice as wide; one below the other on a phone."""
+    return Html(f'<div class="beside"><div>{first}</div>{second}</div>')
+
+
+def folded(title: str, *content: str) -> Html:
+    """What only some readers want, behind a line to click on."""
+    return Html(f"<details><summary>{markup(title)}</summary>{join(map(paragraph, content))}</details>")
+
+
+def video(
+    mp4: bytes, *, label: str, size: tuple[int, int], fallback: bytes | None = None, controls: bool = False
+) -> Html:
+    """A video that plays by itself, silently and for ever.
+
+    Args:
+        mp4: the file; browsers want 4:2:0.
+        label: what it shows, for those who cannot see it.
+        size: width and height in pixels, so that the page does not jump when it loads.
+        fallback: a small animated GIF or WebP, for programs that show no video.
+        controls: whether to offer pause and seek.
+    """
+    inner = image(fallback, label=label, size=size) if fallback is not None else markup(label)
+    return Html(
+        f'<video autoplay loop muted playsinline{" controls" if controls else ""} width="{size[0]}" height="{size[1]}" '
+        f'aria-label="{html.escape(label)}" src="{_data("video/mp4", mp4)}">{inner}</video>'
+    )
+
+
+def image(data: bytes, *, label: str, size: tuple[int, int]) -> Html:
+    """A picture, whose pixels stay squares when it is enlarged."""
+    kind = next((kind for start, kind in _SIGNATURES.items() if data.startswith(start)), None)
+    if kind is None:
+        raise ValueError(f"expected a PNG, GIF or WebP picture, got bytes that start with {data[:8]!r}")
+    source = _data(f"image/{kind}", data)
+    return Html(f'<img src="{source}" alt="{html.escape(label)}" width="{size[0]}" height="{size[1]}" loading="lazy">')
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> Html:
+    """Rows of cells, the first of each naming the row; `numbers` sets the others flush right."""
+    head = "".join(f'<th scope="col">{markup(cell)}</th>' for cell in header)
+    body = "\n".join(
+        f'<tr><th scope="row">{markup(first)}</th>{"".join(f"<td>{markup(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    kind = "numbers" if numbers else "words"
+    return Html(
+        f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def legend(entries: Iterable[tuple[str, str]]) -> Html:
+    """What the lines of charts are: (role, name); a role is a colour of the style sheet."""
+    items = (f'<li><span class="swatch {html.escape(role)}"></span>{markup(name)}</li>' for role, name in entries)
+    return Html(f'<ul class="legend">{"".join(items)}</ul>')
+
+
+def commands(lines: Iterable[tuple[str, str]]) -> Html:
+    """Commands to type, each with what it does."""
+    items = (
+        f"<li><span>{markup(purpose)}</span><pre><code>{html.escape(line)}</code></pre></li>" for line, purpose in lines
+    )
+    return Html(f'<ul class="commands">{"".join(items)}</ul>')
+
+
+_SIGNATURES = {b"\x89PNG": "png", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
