@@ -1,10 +1,10 @@
 """MAGI: masked autoregressive video generation with Complete Teacher Forcing.
 
-    import magi
+import magi
 
-    model = magi.load("world64")  # or the folder of a run of yours
-    for frame in magi.generate(model, context, num_frames=16):  # uint8 (B, 3, H, W), as soon as it is finished
-        ...
+model = magi.load("world64")  # or the folder of a run of yours
+for frame in magi.generate(model, context, num_frames=16):  # uint8 (B, 3, H, W), as soon as it is finished
+    ...
 """
 
 from __future__ import annotations

@@ -15,14 +15,16 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+Config = TypeVar("Config")
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
@@ -247,6 +249,27 @@ def load_tensors(directory: Path, stem: str, expected: Mapping[str, Tensor] | No
             return {name: file.get_tensor(name) for name in saved}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a valid safetensors file: {error}") from error
+
+
+def read_config(kind: Callable[..., Config], data: Mapping[str, Any]) -> Config:
+    """Make a frozen configuration from plain data, in which tuples are lists and nested configurations are mappings.
+
+    Raises:
+        CheckpointError: a name that the configuration does not have: nothing is silently dropped.
+        ValueError: a value that the configuration refuses.
+    """
+    hints = get_type_hints(kind)
+    unknown = sorted(set(data) - set(hints))
+    if unknown:
+        raise CheckpointError(
+            f"unknown {kind.__name__} settings {', '.join(unknown)}: made by a newer version of magi?"
+        )
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            value = read_config(hints[name], value)
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,5 @@
-"""Every public name says what it is, and every public function of tensors says their shapes. Read from the source, not by import."""
+"""Every public name says what it is, and every public function of tensors says their shapes. Read from the source, not
+by import."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
 
 
 def is_override(name: str) -> bool:
-    """`forward` is documented by its class where it adds nothing to say; `__post_init__` and the like are not public."""
+    """`forward` is documented by its class where it adds nothing to say."""
     return name.endswith(".forward")
 
 

@@ -259,7 +259,9 @@ def test_training_teaches_a_conditional_distribution(kind: Kind, solver: Solver,
     rng = np.random.default_rng(0)
     for _ in range(steps):
         z = torch.randint(0, 2, (256, 1)) * 2.0 - 1
-        losses = head.loss(z, 2 * z + 0.5 * torch.randn(256, 2), training_times(head.config, rng.random((256,))), torch.randn(256, 2))
+        losses = head.loss(
+            z, 2 * z + 0.5 * torch.randn(256, 2), training_times(head.config, rng.random((256,))), torch.randn(256, 2)
+        )
         optimizer.zero_grad()
         torch.stack([part.mean() for part in losses.values()]).sum().backward()
         optimizer.step()

@@ -216,14 +216,14 @@ def test_noise_is_keyed_by_seed_frame_and_step() -> None:
     orders = torch.stack([noise.order(f) for f in range(3)], dim=1)  # (B, F, N)
     assert torch.equal(orders.sort(dim=-1).values, torch.arange(16).expand(3, 3, 16))
     assert torch.equal(orders[0], orders[2]) and len({tuple(o) for o in orders[:2].flatten(0, 1).tolist()}) == 6
-    draws = [noise.head(f, s, 5)[:, b] for f in range(2) for s in range(2) for b in range(2)]
+    draws = [noise.head(f, s, head_steps=5)[:, b] for f in range(2) for s in range(2) for b in range(2)]
     draws += [noise.observation(f)[b][None] for f in range(2) for b in range(2)]
-    assert noise.head(0, 0, 5).shape == (6, 3, 16, 4)
+    assert noise.head(0, 0, head_steps=5).shape == (6, 3, 16, 4)
     firsts = torch.stack([d[0] for d in draws])
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(firsts, 2))
     everything = torch.cat([d.flatten() for d in draws])
     assert abs(float(everything.mean())) < 4 / len(everything) ** 0.5 and abs(float(everything.std()) - 1) < 0.05
-    assert torch.equal(noise.head(0, 0, 5)[:, 0], noise.head(0, 0, 5)[:, 2])
+    assert torch.equal(noise.head(0, 0, head_steps=5)[:, 0], noise.head(0, 0, head_steps=5)[:, 2])
 
 
 @pytest.mark.parametrize("source", ["cpu", "device"])

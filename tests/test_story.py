@@ -1,4 +1,5 @@
-"""The whole story on small numbers: world -> video files -> train -> kill -> resume -> sample -> evaluate, through the command line."""
+"""The whole story on small numbers: world -> video files -> train -> kill -> resume -> sample -> evaluate, through the
+command line."""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ TINY = (
     "--model.num-frames 6 --model.latent-channels 48 --model.depth 1 --model.width 32 --model.mlp-width 64 --model.heads 2 "
     "--model.head.width 32 --model.head.depth 1 --model.head-repeats 1 --model.max-interval 2 "
     "--train.total-samples 160 --train.batch-size 4 --train.checkpoint-every 16 --train.log-every 8 --train.evaluate-every 160 "
-    "--sample.mask-steps 2 --sample.head-steps 4 --sample.solver dpm++"
+    "--sample.mask-steps 2 --sample.head-steps 4"
 ).split()
 
 
 def test_world_train_kill_resume_sample_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every verb hands its files to the next; a SIGKILL in the middle costs no more than what came after the last checkpoint."""
+    """Every verb hands its files to the next; a SIGKILL in the middle costs no more than what came after the last
+    checkpoint."""
     videos, run = tmp_path / "videos", tmp_path / "run"
     assert main(["world", "--out", str(videos), "--videos", "4", "--size", "32", "--frames", "16"]) == 0
     assert len(list(videos.glob("*.mp4"))) == 4
@@ -50,7 +52,20 @@ def test_world_train_kill_resume_sample_evaluate(tmp_path: Path, capsys: pytest.
 
     release, samples = str(run / "release"), tmp_path / "samples"
     context = str(sorted(videos.glob("*.mp4"))[0])
-    words = ["sample", release, "--context", context, "--context-frames", "3", "--frames", "3", "--out", str(samples), "--device", "cpu"]
+    words = [
+        "sample",
+        release,
+        "--context",
+        context,
+        "--context-frames",
+        "3",
+        "--frames",
+        "3",
+        "--out",
+        str(samples),
+        "--device",
+        "cpu",
+    ]
     assert main(words) == 0
     films = list(samples.glob("*.mp4"))
     assert films and all(len(read_video(film).frames) > 0 for film in films)

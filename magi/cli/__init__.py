@@ -16,12 +16,14 @@ from magi import __version__
 from magi.threads import configure_threads
 
 VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("magi.cli.demo", "see the shipped model at work, and a toy model learn, on one page"),
     "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
     "tokenizer": ("magi.cli.tokenizer", "train the autoencoder that a model works in: magi tokenizer train"),
     "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),
     "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),
     "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),
+    "bench": ("magi.cli.bench", "measure how fast a model is on this machine"),
 }
 """Module, whose `main` takes the arguments after the verb and returns the exit code, and what it is for."""
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from magi.checkpoint import read_config
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import describe, find_release, sample_settings
 from magi.cli.show import quantity, table
@@ -16,7 +17,6 @@ from magi.experiments.presets import PRESETS
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.sampling.config import SampleConfig
-from magi.sampling.release import read_config
 
 
 @dataclass(frozen=True)

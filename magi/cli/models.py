@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from magi.checkpoint import STEP_NAME
+from magi.checkpoint import STEP_NAME, read_config
 from magi.model.head import SOLVERS
 from magi.pretrained import SHELF, names
 from magi.sampling.config import SampleConfig
-from magi.sampling.release import Release, read_config
+from magi.sampling.release import Release
 
 
 def find_release(name: str | None) -> Path:

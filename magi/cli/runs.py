@@ -30,18 +30,28 @@ class Run(Protocol):
     """Settings of a training, whatever is trained."""
 
     @property
-    def data(self) -> DataConfig: ...
+    def data(self) -> DataConfig:
+        """What is trained on."""
+        ...
 
 
 class TrainingArguments(Protocol):
     """What a training command takes."""
 
     @property
-    def out(self) -> Path: ...
+    def out(self) -> Path:
+        """The run's folder."""
+        ...
+
     @property
-    def run(self) -> Run: ...
+    def run(self) -> Run:
+        """The settings."""
+        ...
+
     @property
-    def device(self) -> Device: ...
+    def device(self) -> Device:
+        """Where to train."""
+        ...
 
 
 Kind = TypeVar("Kind", bound=TrainingArguments)

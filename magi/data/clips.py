@@ -12,8 +12,8 @@ from typing import Protocol
 from torch import Tensor
 
 BEYOND = 1 << 40
-"""A position no run reaches. Clips from here on can be watched during training without being trained on; of a folder they are other
-clips of the same videos, so only of a generated world are they truly unseen."""
+"""A position no run reaches. Clips from here on can be watched during training without being trained on; of a folder
+they are other clips of the same videos, so only of a generated world are they truly unseen."""
 
 
 @dataclass(frozen=True)

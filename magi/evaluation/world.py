@@ -1,7 +1,8 @@
 """The frozen test of a model of the procedural world: which clips, and what is asked of their continuation.
 
-The clips come from a seed no training uses, and their pixels are hashed, so a result names exactly what it was measured on. Scores
-are read from uint8 tensors by generated frame: where the bodies are, how many there are, and how far the pixels are off.
+The clips come from a seed no training uses, and their pixels are hashed, so a result names exactly what it was measured
+on. Scores are read from uint8 tensors by generated frame: where the bodies are, how many there are, and how far the
+pixels are off.
 
 Shapes: B clips, T frames, K bodies.
 """
@@ -33,7 +34,9 @@ class WorldTest:
     states: WorldStates
 
 
-def world_test(interval: int, *, clips: int = CLIPS, config: WorldConfig = EVALUATION_WORLD, first: int = 0) -> WorldTest:
+def world_test(
+    interval: int, *, clips: int = CLIPS, config: WorldConfig = EVALUATION_WORLD, first: int = 0
+) -> WorldTest:
     """The first `clips` test clips at a frame interval."""
     world = World(config)
     states = world.simulate(range(first, first + clips), interval=interval)
@@ -54,8 +57,8 @@ def score_positions(video: Tensor, test: WorldTest, *, context: int = CONTEXT) -
         context: frames given.
 
     Returns:
-        (F,) float64 each, by generated frame: ``position error`` of the video and of the baselines ``copy last`` and ``constant
-        velocity`` in pixels, and ``count correct``, the share of frames with the right bodies and no others.
+        (F,) float64 each, by generated frame: ``position error`` of the video and of the baselines ``copy last`` and
+        ``constant velocity`` in pixels, and ``count correct``, the share of frames with the right bodies and no others.
     """
     frames, states = video.shape[1], test.states
     bodies = {"present": states.present, "radius": states.radius}

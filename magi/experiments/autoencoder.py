@@ -38,7 +38,10 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
     def prepare(clips: Clips, step: int) -> tuple[Tensor, Tensor]:
         pixels = to_pixels(clips.video.to(distributed.device))
         shape = model.latent_shape(*pixels.shape[1:2], *pixels.shape[-2:])
-        noise = [generator(run.train.seed, "posterior", int(i)).standard_normal(shape, dtype=np.float32) for i in clips.sample]
+        noise = [
+            generator(run.train.seed, "posterior", int(i)).standard_normal(shape, dtype=np.float32)
+            for i in clips.sample
+        ]
         return pixels, torch.from_numpy(np.stack(noise)).to(distributed.device)
 
     def evaluate(samples: int, averaged: nn.Module) -> Iterable[tuple[str, float]]:
@@ -86,6 +89,7 @@ def card(run: AutoencoderRun, model: Autoencoder, psnr: float) -> str:
     return f"""# Autoencoder
 
 A per-frame convolutional KL autoencoder of MAGI, {millions:.2f} M parameters: {model.spatial_stride}x smaller in space,
-{model.latent_channels} channels. Trained on `{run.data.kind}` clips, {run.train.total_samples:,} of {run.data.chosen.num_frames} frames at
-{run.data.chosen.size} pixels, batch {run.train.batch_size}, seed {run.train.seed}. Held-out reconstruction: {psnr:.2f} dB PSNR.
+{model.latent_channels} channels. Trained on `{run.data.kind}` clips, {run.train.total_samples:,} of
+{run.data.chosen.num_frames} frames at {run.data.chosen.size} pixels, batch {run.train.batch_size}, seed {run.train.seed}.
+Reconstruction of clips beyond the training: {psnr:.2f} dB PSNR.
 """

@@ -24,7 +24,9 @@ class DataConfig:
         idle = "folder" if self.kind == "world" else "world"
         default = NO_FOLDER if idle == "folder" else WorldConfig()
         if getattr(self, idle) != default:
-            raise ValueError(f"--data.{idle}.* has no effect with --data.kind {self.kind}; give --data.kind {idle}, or drop it")
+            raise ValueError(
+                f"--data.{idle}.* has no effect with --data.kind {self.kind}; give --data.kind {idle}, or drop it"
+            )
 
     @property
     def chosen(self) -> WorldConfig | FolderConfig:

@@ -51,14 +51,20 @@ def check_fit(run: VideoRun, tokenizer: Tokenizer) -> None:
     frames, *latent = tokenizer.latent_shape(data.num_frames, data.size, data.size)
     expected = [model.latent_channels, model.latent_height, model.latent_width]
     if frames != model.num_frames:
-        raise ValueError(f"clips of {data.num_frames} frames are {frames} latent frames; --model.num-frames is {model.num_frames}: make them equal")
+        raise ValueError(
+            f"clips of {data.num_frames} frames are {frames} latent frames; --model.num-frames is {model.num_frames}: "
+            "make them equal"
+        )
     if latent != expected:
         raise ValueError(
-            f"tokenizer {run.tokenizer!r} gives latents (channels, height, width) {tuple(latent)}; the model takes {tuple(expected)}: "
-            "set --model.latent-channels, --model.latent-height and --model.latent-width"
+            f"tokenizer {run.tokenizer!r} gives latents (channels, height, width) {tuple(latent)}; the model takes "
+            f"{tuple(expected)}: set --model.latent-channels, --model.latent-height and --model.latent-width"
         )
     if data.max_interval > model.max_interval:
-        raise ValueError(f"data intervals reach {data.max_interval}; the model embeds 1..{model.max_interval}: raise --model.max-interval")
+        raise ValueError(
+            f"data intervals reach {data.max_interval}; the model embeds 1..{model.max_interval}: "
+            "raise --model.max-interval"
+        )
 
 
 def train_video(
@@ -108,13 +114,13 @@ def card(run: VideoRun, samples: int) -> str:
     return f"""# MAGI model
 
 Forcing `{run.model.forcing}`, {run.model.depth} blocks of width {run.model.width}, {run.model.tokens} tokens per frame.
-Trained on `{run.data.kind}` clips of {data.num_frames} frames at {data.size} pixels, intervals {data.min_interval}..{data.max_interval}:
-{samples:,} clips, batch {run.train.batch_size}, seed {run.train.seed}. The weights are the moving average.
+Trained on `{run.data.kind}` clips of {data.num_frames} frames at {data.size} pixels, intervals
+{data.min_interval}..{data.max_interval}: {samples:,} clips, batch {run.train.batch_size}, seed {run.train.seed}. The weights are the moving average.
 """
 
 
 def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[Tokenizer], Evaluate]:
-    """What to look at while training: the loss on fixed clips, and `run_dir/samples/*.gif`, truth beside continuation."""
+    """What to look at while training: the loss on fixed clips; `run_dir/samples/*.gif`, truth beside continuation."""
 
     def evaluation(tokenizer: Tokenizer) -> Evaluate:
         samples = range(BEYOND, BEYOND + 16)

@@ -55,7 +55,11 @@ class Attention(nn.Module):
             layer: which layer of the cache.
         """
         batch = x.shape[0]
-        pattern = "b s l (three h d) -> three (b s) h l d" if self.axis == "space" else "b s l (three h d) -> three (b l) h s d"
+        pattern = (
+            "b s l (three h d) -> three (b s) h l d"
+            if self.axis == "space"
+            else "b s l (three h d) -> three (b l) h s d"
+        )
         query, key, value = rearrange(self.qkv(x), pattern, three=3, h=self.heads)
         if cache is not None and self.axis == "time":
             key, value = cache.extend(layer, key, value)
@@ -65,7 +69,8 @@ class Attention(nn.Module):
 
 
 def causal_mask(new: int, past: int, *, device: torch.device) -> Tensor | None:
-    """Mask (new, past + new) under which each new frame sees the past and the new frames up to itself; None if all is seen."""
+    """Mask (new, past + new) under which each new frame sees the past and the new frames up to itself; None if all is
+    seen."""
     if new == 1:
         return None
     return torch.ones(new, past + new, dtype=torch.bool, device=device).tril(past)

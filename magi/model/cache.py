@@ -1,8 +1,8 @@
 """Keys and values of finished frames.
 
-Only temporal layers need a cache: in a spatial layer a frame attends to itself alone. Memory is taken once; a forward pass
-writes its frames behind the committed ones and `advance` makes them permanent, so the frame under construction overwrites its own
-slot at every mask step. Knows nothing of what it stores.
+Only temporal layers need a cache: in a spatial layer a frame attends to itself alone. Memory is taken once; a forward
+pass writes its frames behind the committed ones and `advance` makes them permanent, so the frame under construction
+overwrites its own slot at every mask step. Knows nothing of what it stores.
 
 Shapes: B videos, L tokens per frame, T frames, H heads, d head channels.
 """
@@ -51,7 +51,9 @@ class KVCache:
         """
         end = self.frames + keys.shape[2]
         if end > self.max_frames:
-            raise ValueError(f"the cache holds {self.max_frames} frames; frame {end} does not fit. Allocate more or use a window")
+            raise ValueError(
+                f"the cache holds {self.max_frames} frames; frame {end} does not fit. Allocate more or use a window"
+            )
         self.store[layer, 0, :, :, self.frames : end] = keys
         self.store[layer, 1, :, :, self.frames : end] = values
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]

@@ -36,7 +36,8 @@ class MagiConfig:
     dropout: float = 0.1
     """Of attention weights, projections and MLPs (unstated; follows MAR)."""
     temporal_out_proj: bool = False
-    """An extra projection after temporal attention as in TimeSformer; would bring the count nearer to 850 M (unstated)."""
+    """An extra projection after temporal attention as in TimeSformer; would bring the count nearer to 850 M (unstated).
+    """
 
     # teacher forcing (§3)
     forcing: Forcing = "ctf"
@@ -76,9 +77,13 @@ class MagiConfig:
         if not 0 < self.mask_ratio_min <= 1:
             raise ValueError(f"mask_ratio_min must be in (0, 1], got {self.mask_ratio_min}")
         if self.forcing == "mtf" and self.masks_per_clip != 1:
-            raise ValueError(f"masks_per_clip {self.masks_per_clip} needs an observation pass to share; MTF has none: use 1")
+            raise ValueError(
+                f"masks_per_clip {self.masks_per_clip} needs an observation pass to share; MTF has none: use 1"
+            )
         if not 0 < self.clean_probability <= 1:
-            raise ValueError(f"clean_probability must be in (0, 1], got {self.clean_probability}: inference uses the clean id")
+            raise ValueError(
+                f"clean_probability must be in (0, 1], got {self.clean_probability}: inference uses the clean id"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,10 +1,11 @@
 """Everything random about one training step, drawn before the step from keys alone.
 
-With the draws as an argument the loss is a plain function, the same on one process or on many: the mask ratio is a function of
-seed and optimizer step (one for the whole global batch, so every sample counts the same number of masked tokens); all else is
-a function of seed and sample.
+With the draws as an argument the loss is a plain function, the same on one process or on many: the mask ratio is a
+function of seed and optimizer step (one for the whole global batch, so every sample counts the same number of masked
+tokens); all else is a function of seed and sample.
 
-Shapes: B videos, M masked copies of each, T frames, N tokens per frame, K of them masked, C token channels, R head repeats.
+Shapes: B videos, M masked copies of each, T frames, N tokens per frame, K of them masked, C token channels, R head
+repeats.
 """
 
 from __future__ import annotations
@@ -69,15 +70,24 @@ def draw_training(config: MagiConfig, seed: int, *, step: int, samples: Sequence
         step: optimizer step, sets the mask ratio of the whole global batch.
         samples: position of each video of this process in the run's endless order.
     """
-    ratio = mask_ratio(generator(seed, "mask ratio", step).random(), minimum=config.mask_ratio_min, deviation=config.mask_ratio_std)
+    ratio = mask_ratio(
+        generator(seed, "mask ratio", step).random(), minimum=config.mask_ratio_min, deviation=config.mask_ratio_std
+    )
     hidden = masked_count(config.tokens, ratio)
-    copies, frames, repeats, channels = config.masks_per_clip, config.num_frames, config.head_repeats, config.token_channels
+    copies, frames, repeats, channels = (
+        config.masks_per_clip,
+        config.num_frames,
+        config.head_repeats,
+        config.token_channels,
+    )
     masks, levels, noises, times, head_noises = [], [], [], [], []
     for sample in samples:
         orders = [random_orders(generator(seed, "mask", sample, m), frames, config.tokens) for m in range(copies)]
         masks.append(np.stack(orders)[:, :, :hidden])
         levels.append(draw_sigma(config, generator(seed, "noise level", sample)))
-        noises.append(generator(seed, "noise", sample).standard_normal((frames, config.tokens, channels), dtype=np.float32))
+        noises.append(
+            generator(seed, "noise", sample).standard_normal((frames, config.tokens, channels), dtype=np.float32)
+        )
         head = generator(seed, "head", sample)
         times.append(head.random((repeats, copies, frames, hidden)))
         head_noises.append(head.standard_normal((repeats, copies, frames, hidden, channels), dtype=np.float32))

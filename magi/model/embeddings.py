@@ -1,10 +1,10 @@
 """From latents to hidden states and back: patches, sinusoids, learned tables.
 
-Knows where a token sits (space, time, stream), the clip's interval and each frame's noise level. Knows nothing of attention
-or of teacher forcing; a stream frame is just a frame with a time, a kind and a mask.
+Knows where a token sits (space, time, stream), the clip's interval and each frame's noise level. Knows nothing of
+attention or of teacher forcing; a stream frame is just a frame with a time, a kind and a mask.
 
-Shapes: B videos, S stream frames, N tokens per frame, C token channels, D width, L tokens the transformer sees per frame
-(N, or N + 1 when the noise level is a token of its own).
+Shapes: B videos, S stream frames, N tokens per frame, C token channels, D width, L tokens the transformer sees per
+frame (N, or N + 1 when the noise level is a token of its own).
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ def sinusoid(positions: Tensor, width: int, *, max_period: float = 10_000.0) -> 
     Positions need not be whole, so interpolating an embedding in time is embedding the interpolated time.
     """
     half = width // 2
-    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device=positions.device, dtype=torch.float64) / half)
+    frequency = torch.exp(
+        -math.log(max_period) * torch.arange(half, device=positions.device, dtype=torch.float64) / half
+    )
     angle = positions.double()[..., None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 def sinusoid_2d(rows: int, columns: int, width: int) -> Tensor:
-    """Sinusoidal embedding of a token grid, (rows * columns, width): half the channels for the row, half for the column."""
+    """Sinusoidal embedding of a token grid, (rows * columns, width): half the channels for the row, half for the
+    column."""
     row = sinusoid(torch.arange(rows), width // 2)[:, None].expand(rows, columns, width // 2)
     column = sinusoid(torch.arange(columns), width // 2)[None].expand(rows, columns, width // 2)
     return rearrange(torch.cat([row, column], dim=-1), "r c d -> (r c) d")
@@ -51,8 +54,9 @@ def sinusoid_2d(rows: int, columns: int, width: int) -> Tensor:
 def temporal_positions(num_frames: int, trained_frames: int, mode: TimeMode) -> Tensor:
     """Temporal position of each frame of a video, (num_frames,) float64.
 
-    ``interpolate`` (the paper, A.4) squeezes a video longer than the training clips into the trained range, so the total
-    length must be known before the first frame; ``extrapolate`` counts on past it. Short videos count 0, 1, 2 ... in both.
+    ``interpolate`` (the paper, A.4) squeezes a video longer than the training clips into the trained range, so the
+    total length must be known before the first frame; ``extrapolate`` counts on past it. Short videos count 0, 1, 2 ...
+    in both.
     """
     positions = torch.arange(num_frames, dtype=torch.float64)
     if mode == "interpolate" and num_frames > trained_frames:
@@ -80,7 +84,7 @@ class StreamEmbedding(nn.Module):
         self.width = width
         self.noise_embedding = noise_embedding
         self.token_in = nn.Linear(token_channels, width)
-        self.mask_token = nn.Parameter(torch.empty(width))
+        self.mask_token = nn.Parameter(torch.empty(1, width))  # a matrix, for MAR's weight decay spares vectors
         self.position = nn.Parameter(torch.empty(2, rows * columns, width))  # one table per stream kind
         self.interval = nn.Embedding(intervals, width)
         self.noise_level = nn.Embedding(noise_levels, width)

@@ -1,9 +1,10 @@
 """Teacher forcing as a layout of frame streams (paper §3, Eq. 3-4, Fig. 3).
 
-A paradigm is one function from clean tokens and random draws to `Streams`: which frames the transformer sees, at which times,
-through which position table, and who may attend to whom in time. The transformer serves them all.
+A paradigm is one function from clean tokens and random draws to `Streams`: which frames the transformer sees, at which
+times, through which position table, and who may attend to whom in time. The transformer serves them all.
 
-Shapes: B videos, M masked copies of each, T frames, S stream frames, N tokens per frame, K of them masked, C token channels.
+Shapes: B videos, M masked copies of each, T frames, S stream frames, N tokens per frame, K of them masked, C token
+channels.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ CLEAN = 0  # noise-level id of frames without noise
 
 @dataclass(frozen=True)
 class Streams:
-    """Frames as the transformer sees them in one training pass; the last ``predicted`` of the S are the ones to predict."""
+    """Frames as the transformer sees them in one training pass; the last ``predicted`` of the S are the ones to
+    predict."""
 
     tokens: Tensor  # (B, S, N, C)
     masked: Tensor  # (B, S, N) bool
@@ -38,8 +40,8 @@ class Streams:
 def ctf_mask(frames: int, copies: int = 1) -> Tensor:
     """The temporal mask of Complete Teacher Forcing (Fig. 3), (S, S) with S = (T - 1) + M T.
 
-    Observation frames attend to themselves and earlier observation frames; a masked frame to itself and to earlier observation
-    frames. The last observation frame, which nobody may attend to, is left out.
+    Observation frames attend to themselves and earlier observation frames; a masked frame to itself and to earlier
+    observation frames. The last observation frame, which nobody may attend to, is left out.
     """
     observed = frames - 1
     causal = torch.ones(observed, observed, dtype=torch.bool).tril()  # (T-1, T-1)
@@ -51,7 +53,8 @@ def ctf_mask(frames: int, copies: int = 1) -> Tensor:
 
 
 def mtf_mask(frames: int) -> Tensor:
-    """The temporal mask of Masked Teacher Forcing (Eq. 3), (T, T): masked frames attend to masked frames up to themselves."""
+    """The temporal mask of Masked Teacher Forcing (Eq. 3), (T, T): masked frames attend to masked frames up to
+    themselves."""
     return torch.ones(frames, frames, dtype=torch.bool).tril()
 
 
@@ -68,7 +71,8 @@ def hidden(draws: TrainingDraws, tokens: int) -> Tensor:
 
 
 def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
-    """Complete Teacher Forcing of clean tokens (B, T, N, C): noisy but complete observations, then masked frames, at the same times."""
+    """Complete Teacher Forcing of clean tokens (B, T, N, C): noisy but complete observations, then masked frames, at
+    the same times."""
     frames, copies = tokens.shape[1], draws.masked_tokens.shape[1]
     masked = rearrange(hidden(draws, tokens.shape[2]), "b m t n -> b (m t) n")
     observed = with_noise(tokens, draws)[:, :-1]
@@ -87,7 +91,8 @@ def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
 
 
 def mtf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
-    """Masked Teacher Forcing of clean tokens (B, T, N, C): masked frames alone; the noise falls on the tokens that stay visible."""
+    """Masked Teacher Forcing of clean tokens (B, T, N, C): masked frames alone; the noise falls on the tokens that stay
+    visible."""
     frames = tokens.shape[1]
     time = torch.arange(frames, device=tokens.device)
     return Streams(
@@ -104,4 +109,5 @@ def mtf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
 LAYOUTS: dict[Forcing, Callable[[Tensor, TrainingDraws], Streams]] = {"ctf": ctf_streams, "mtf": mtf_streams}
 
 COMMITTED_KIND: dict[Forcing, int] = {"ctf": OBSERVATION, "mtf": MASKED}
-"""The stream kind of finished frames at inference: in MTF the masked stream's table is the only one that was trained."""
+"""The stream kind of finished frames at inference: in MTF the masked stream's table is the only one that was trained.
+"""

@@ -76,7 +76,8 @@ class TimeEmbedding(nn.Module):
 
 
 def training_times(config: HeadConfig, uniform: NDArray[np.float64]) -> Tensor:
-    """Map uniform numbers to training times of the same shape (...,): int64 in 0 .. train_steps - 1, or for a flow float32 in [0, 1)."""
+    """Map uniform numbers to training times of the same shape (...,): int64 in 0 .. train_steps - 1, or for a flow
+    float32 in [0, 1)."""
     if config.kind == "flow":
         return torch.from_numpy(uniform).float()
     return torch.from_numpy((uniform * config.train_steps).astype(np.int64))

@@ -1,6 +1,7 @@
 """MAGI: embed the streams, transform, predict each masked token's value by diffusion.
 
-One module for training (`forward`) and generation (`predict`, `commit`). Knows latents, not pixels; no files, no optimizer.
+One module for training (`forward`) and generation (`predict`, `commit`). Knows latents, not pixels; no files, no
+optimizer.
 
 Shapes: B videos, M masked copies, T frames, N tokens per frame, K of them masked, C token channels, D width.
 """
@@ -44,7 +45,8 @@ class Magi(nn.Module):
         )
         self.head_position = nn.Parameter(torch.empty(config.tokens, config.width))
         self.reset_parameters()
-        self.head = DiffusionHead(config.token_channels, config.width, config.head)  # initialises itself, after the above
+        # the head initialises itself: after the above, which would undo its zeros
+        self.head = DiffusionHead(config.token_channels, config.width, config.head)
 
     def reset_parameters(self) -> None:
         """MAR's initialisation: tables normal with deviation .02, weights Xavier-uniform, biases zero, norms one."""
@@ -86,10 +88,13 @@ class Magi(nn.Module):
             rearrange(draws.head_noise, "r b m t k c -> r (b m t k) c"),
         )
         parts = {name: value.mean() for name, value in losses.items()}
-        return {"loss": torch.stack(list(parts.values())).sum(), **{name: part.detach() for name, part in parts.items()}}
+        return {
+            "loss": torch.stack(list(parts.values())).sum(),
+            **{name: part.detach() for name, part in parts.items()},
+        }
 
     def conditions(self, tokens: Tensor, interval: Tensor, draws: TrainingDraws) -> Tensor:
-        """The head's condition for every token of every predicted frame in one pass: (B, T, N, C) to (B, M, T, N, D)."""
+        """Conditions of the head for all tokens of all predicted frames in one pass: (B, T, N, C) to (B, M, T, N, D)."""
         streams = LAYOUTS[self.config.forcing](tokens, draws)
         x = self.embedding(
             streams.tokens, streams.masked, streams.kind, streams.frame, streams.noise_level, interval
@@ -98,9 +103,7 @@ class Magi(nn.Module):
         z = self._condition(x[:, -streams.predicted :])
         return rearrange(z, "b (m t) n d -> b m t n d", t=tokens.shape[1])
 
-    def predict(
-        self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor
-    ) -> Tensor:
+    def predict(self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor) -> Tensor:
         """The head's condition for every token of one frame under construction, which follows the committed frames.
 
         Args:
@@ -113,7 +116,9 @@ class Magi(nn.Module):
         Returns:
             (B, N, D).
         """
-        x = self._embed_frames(tokens[:, None], masked[:, None], MASKED, torch.tensor([time]), CLEAN, interval)
+        x = self._embed_frames(
+            tokens[:, None], masked[:, None], MASKED, torch.tensor([time], dtype=torch.float64), CLEAN, interval
+        )
         return self._condition(self.transformer(x, cache=cache))[:, 0]
 
     def commit(
@@ -163,6 +168,9 @@ class Magi(nn.Module):
         config = self.config
         expected = (config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
         if tuple(latents.shape[1:]) != expected:
-            raise ValueError(f"latents are {tuple(latents.shape[1:])} (frames, channels, height, width); the model takes {expected}")
-        if latents.device.type == "cpu" and not (1 <= int(interval.min()) and int(interval.max()) <= config.max_interval):
+            raise ValueError(
+                f"latents are {tuple(latents.shape[1:])} (frames, channels, height, width); the model takes {expected}"
+            )
+        on_cpu = latents.device.type == "cpu"  # elsewhere the look would stall the device
+        if on_cpu and not ((interval >= 1) & (interval <= config.max_interval)).all():
             raise ValueError(f"intervals {interval.tolist()} are outside 1..{config.max_interval}")

@@ -29,8 +29,9 @@ def masked_count(tokens: int, ratio: float) -> int:
 def unmasking_counts(tokens: int, steps: int) -> list[int]:
     """How many tokens each sampling step reveals: MAR's cosine schedule, no step empty.
 
-    After step s of n, floor(L cos(pi/2 (s+1)/n)) tokens stay hidden, but always at least one fewer than before and one for the
-    last step, which reveals all that is left. More steps than tokens would be empty, so min(steps, tokens) are made.
+    After step s of n, floor(L cos(pi/2 (s+1)/n)) tokens stay hidden, but always at least one fewer than before and one
+    for the last step, which reveals all that is left. More steps than tokens would be empty, so min(steps, tokens) are
+    made.
 
     Raises:
         ValueError: fewer than one step.

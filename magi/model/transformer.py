@@ -1,6 +1,7 @@
 """The spatial-temporal transformer (paper §4): blocks of a full 2-D spatial layer, then a masked 1-D temporal layer.
 
-It never learns which teacher-forcing paradigm it serves: streams of frames come in with a temporal mask, hidden states go out.
+It never learns which teacher-forcing paradigm it serves: streams of frames come in with a temporal mask, hidden states
+go out.
 
 Shapes: B videos, S stream frames, L tokens per frame, D width.
 """
@@ -16,7 +17,9 @@ from magi.model.cache import KVCache
 class Layer(nn.Module):
     """Pre-norm attention along one axis, then an MLP, both residual."""
 
-    def __init__(self, width: int, mlp_width: int, heads: int, *, axis: Axis, dropout: float, extra_projection: bool) -> None:
+    def __init__(
+        self, width: int, mlp_width: int, heads: int, *, axis: Axis, dropout: float, extra_projection: bool
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width, eps=1e-6)
         self.attention = Attention(width, heads, axis=axis, dropout=dropout)
@@ -35,7 +38,8 @@ class Layer(nn.Module):
 
 
 class Block(nn.Module):
-    """One spatial layer, then one temporal layer, each with its own MLP (the parameter count of the paper asks for both)."""
+    """One spatial layer, then one temporal layer, each with its own MLP (the parameter count of the paper asks for
+    both)."""
 
     def __init__(self, width: int, mlp_width: int, heads: int, *, dropout: float, temporal_out_proj: bool) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""The models that ship with the package, one folder each: weights, configuration, and a card that says how they were made."""
+"""The models that ship with the package, one folder each: weights, configuration, and a card that says how they were
+made."""
 
 from __future__ import annotations
 

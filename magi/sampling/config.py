@@ -10,7 +10,6 @@ from magi.model.head import Solver
 from magi.sampling.noise import NoiseSource
 
 
-
 @dataclass(frozen=True)
 class SampleConfig:
     """Sampling settings; the defaults are the paper's (A.4)."""
@@ -22,17 +21,19 @@ class SampleConfig:
     solver: Solver | None = None
     """None is the head's own: ddpm for the diffusion head (MAR), euler for the flow head."""
     spacing: Spacing | None = None
-    """Which of the schedule's times a diffusion solver visits. None is what suits the solver: for ddpm MAR's own, from the very last step,
-    where a small error of the head grows 300-fold; "trimmed" leaves these out and is far safer for small heads."""
+    """Which of the schedule's times a diffusion solver visits. None is what suits the solver: for ddpm MAR's own, from
+    the very last step, where a small error of the head grows 300-fold; "trimmed" leaves these out and is far safer for
+    small heads."""
     temperature: float = 1.0
     """Scale of the noise the solver adds (MAR)."""
     time_mode: TimeMode = "interpolate"
     """Temporal positions past the trained length: squeezed into it (the paper) or counted on."""
     window: int | None = None
-    """Most frames in sight, the one under construction included; None is all. When the window is full the newest half is kept and
-    re-read from time 0, so memory is bounded and a rollout may be endless."""
+    """Most frames in sight, the one under construction included; None is all. When the window is full the newest half
+    is kept and re-read from time 0, so memory is bounded and a rollout may be endless."""
     observation_noise: float = 0.0
-    """Noise added to finished frames before they are looked at, within the trained range; its level is told to the model."""
+    """Noise added to finished frames before they are looked at, within the trained range; its level is told to the
+    model."""
     noise_source: NoiseSource = "cpu"
     deterministic: bool = False
     """One video at a time, so that a seed gives the same bits at every batch size."""

@@ -1,8 +1,9 @@
 """The noise contract: a sample is a function of its own seed.
 
-For every video the order in which frame f's tokens appear comes from (seed, f); the noise of the diffusion head comes from
-(seed, f, mask step), one full (tokens, channels) normal tensor per head step, of which the needed tokens are gathered. So the same
-video appears at any batch size, with or without a cache, however the steps are grouped. Changing anything here changes every video.
+For every video the order in which frame f's tokens appear comes from (seed, f); the noise of the diffusion head comes
+from (seed, f, mask step), one full (tokens, channels) normal tensor per head step, of which the needed tokens are
+gathered. So the same video appears at any batch size, with or without a cache, however the steps are grouped. Changing
+anything here changes every video.
 
 Shapes: B videos, N tokens per frame, C token channels, S head steps.
 """
@@ -27,9 +28,17 @@ class SampleNoise:
     """All randomness of a batch of videos, one seed each."""
 
     def __init__(
-        self, seeds: Sequence[int], *, tokens: int, channels: int, dtype: torch.dtype, device: torch.device, source: NoiseSource
+        self,
+        seeds: Sequence[int],
+        *,
+        tokens: int,
+        channels: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        source: NoiseSource,
     ) -> None:
-        """`source` "cpu" gives a seed the same video on every device; "device" draws on the device, which is faster there."""
+        """`source` "cpu" gives a seed the same video on every device; "device" draws on the device, which is faster
+        there."""
         self.seeds = list(seeds)
         self.tokens = tokens
         self.channels = channels
@@ -42,7 +51,7 @@ class SampleNoise:
         rows = [random_orders(generator(seed, "sample order", frame), 1, self.tokens)[0] for seed in self.seeds]
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
-    def head(self, frame: int, mask_step: int, head_steps: int) -> Tensor:
+    def head(self, frame: int, mask_step: int, *, head_steps: int) -> Tensor:
         """The head's noise at one mask step, (S + 1, B, N, C): row 0 is the start, row i is added after head step i."""
         return self._normal("sample head", (head_steps + 1, self.tokens, self.channels), frame, mask_step)
 
@@ -51,9 +60,12 @@ class SampleNoise:
         return self._normal("sample observation", (1, self.tokens, self.channels), frame)[0]
 
     def _normal(self, purpose: str, shape: tuple[int, ...], *position: int) -> Tensor:
-        """Normal numbers of `shape` for every video, stacked on axis 1. Drawn in float32 whatever the model's precision."""
+        """Normal numbers of `shape` for every video, stacked on axis 1. Drawn in float32 whatever the model's
+        precision."""
         if self.source == "cpu":
-            draws = [generator(seed, purpose, *position).standard_normal(shape, dtype=np.float32) for seed in self.seeds]
+            draws = [
+                generator(seed, purpose, *position).standard_normal(shape, dtype=np.float32) for seed in self.seeds
+            ]
             return torch.from_numpy(np.stack(draws, axis=1)).to(self.device, self.dtype)
         rows = []
         for seed in self.seeds:

@@ -39,7 +39,7 @@ def generate_one(
         order, revealed = noise.order(frame)[0], 0
         for step, size in enumerate(unmasking_counts(config.tokens, settings.mask_steps)):
             z = conditions(model, seen, tokens, masked, positions, interval, settings)  # (N, D)
-            head_noise = noise.head(frame, step, settings.head_steps)[:, 0]  # (S + 1, N, C)
+            head_noise = noise.head(frame, step, head_steps=settings.head_steps)[:, 0]  # (S + 1, N, C)
             # every token is denoised; only those that are due are kept
             values = model.head.sample_reference(
                 z,

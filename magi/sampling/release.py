@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from magi import checkpoint
 from magi.model.config import MagiConfig
-from magi.model.head import HeadConfig
 from magi.model.magi import Magi
 from magi.pretrained import find
 from magi.sampling.config import SampleConfig
 from magi.tokenizers import store
 from magi.tokenizers.protocol import Tokenizer
-
-Config = TypeVar("Config", MagiConfig, HeadConfig, SampleConfig)
 
 
 @dataclass(frozen=True)
@@ -37,19 +32,6 @@ class Release:
         if isinstance(self.tokenizer, nn.Module):
             self.tokenizer.to(device)
         return self
-
-
-def read_config(kind: type[Config], data: Mapping[str, Any]) -> Config:
-    """A frozen config from plain JSON data; a name it does not know is an error, so nothing is silently dropped.
-
-    Raises:
-        CheckpointError: an unknown field, or a value the config refuses.
-    """
-    unknown = set(data) - {f.name for f in fields(kind)}
-    if unknown:
-        raise checkpoint.CheckpointError(f"unknown {kind.__name__} fields {sorted(unknown)}: made by a newer version of magi?")
-    nested = {name: read_config(HeadConfig, value) if name == "head" else value for name, value in data.items()}
-    return kind(**nested)
 
 
 def save_release(directory: Path, release: Release, *, card: str) -> None:
@@ -75,13 +57,19 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Releas
     """
     directory = find(directory)
     if not (directory / "config.json").is_file():
-        raise checkpoint.CheckpointError(f"{directory} holds no released model (no config.json); a run writes one to RUN/release")
+        raise checkpoint.CheckpointError(
+            f"{directory} holds no released model (no config.json); a run writes one to RUN/release"
+        )
     checkpoint.verify(directory)
     described = json.loads((directory / "config.json").read_text())
     if "model" not in described:
-        raise checkpoint.CheckpointError(f"{directory} holds a tokenizer but no model; give it to magi train with --tokenizer")
-    model = Magi(read_config(MagiConfig, described["model"]))
+        raise checkpoint.CheckpointError(
+            f"{directory} holds a tokenizer but no model; give it to magi train with --tokenizer"
+        )
+    model = Magi(checkpoint.read_config(MagiConfig, described["model"]))
     model.load_state_dict(checkpoint.load_tensors(directory, "model", model.state_dict()))
     tokenizer = store.restore(directory, described["tokenizer"])
-    release = Release(model.eval().requires_grad_(False), tokenizer, read_config(SampleConfig, described["sample"]))
+    release = Release(
+        model.eval().requires_grad_(False), tokenizer, checkpoint.read_config(SampleConfig, described["sample"])
+    )
     return release.to(device)

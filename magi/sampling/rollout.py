@@ -1,7 +1,7 @@
 """Video after frame: generate, commit, yield, repeat (paper §5.5, A.4).
 
-`generate` is a generator, so a file writer, a metric and a live stream consume it alike. Latents in, latents out; pixels are the
-tokenizer's business.
+`generate` is a generator, so a file writer, a metric and a live stream consume it alike. Latents in, latents out;
+pixels are the tokenizer's business.
 
 Shapes: B videos, T frames, N tokens per frame, C token channels, C' latent channels, h x w latent size.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,12 +34,16 @@ def window_start(frame: int, window: int | None) -> int:
 class Past:
     """The committed frames of a rollout: their cache, their positions, and what a window forgets."""
 
-    def __init__(self, model: Magi, noise: SampleNoise, *, total: int, interval: Tensor, settings: SampleConfig) -> None:
+    def __init__(
+        self, model: Magi, noise: SampleNoise, *, total: int, interval: Tensor, settings: SampleConfig
+    ) -> None:
         config, length = model.config, min(total, settings.window or total)
         self.model, self.noise, self.interval, self.settings = model, noise, interval, settings
         self.positions = temporal_positions(length, config.num_frames, settings.time_mode)
         self.cache = model.new_cache(len(noise.seeds), length)
-        self.level = int(noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets))
+        self.level = int(
+            noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets)
+        )
         self.first, self.count = 0, 0  # absolute index of the first cached frame; frames committed since the beginning
         self._recent: list[Tensor] = []  # as observed, for re-reading when a window moves
 
@@ -52,7 +57,10 @@ class Past:
         frames = list(tokens.unbind(1))
         if self.settings.observation_noise:
             indices = range(self.count, self.count + len(frames))
-            frames = [x + self.settings.observation_noise * self.noise.observation(i) for i, x in zip(indices, frames, strict=True)]
+            frames = [
+                x + self.settings.observation_noise * self.noise.observation(i)
+                for i, x in zip(indices, frames, strict=True)
+            ]
         self.count += len(frames)
         start = window_start(self.count, self.settings.window)
         if self.settings.window is not None:
@@ -63,7 +71,9 @@ class Past:
             self.first, frames = start, self._recent
         cached = self.cache.frames
         times = self.positions[cached : cached + len(frames)]
-        self.model.commit(self.cache, torch.stack(frames, dim=1), time=times, interval=self.interval, noise_level=self.level)
+        self.model.commit(
+            self.cache, torch.stack(frames, dim=1), time=times, interval=self.interval, noise_level=self.level
+        )
 
 
 @torch.no_grad()
@@ -109,7 +119,12 @@ def generate(
     config, weight = model.config, model.head_position
     given = 0 if context is None else context.shape[1]
     noise = SampleNoise(
-        seeds, tokens=config.tokens, channels=config.token_channels, dtype=weight.dtype, device=weight.device, source=settings.noise_source
+        seeds,
+        tokens=config.tokens,
+        channels=config.token_channels,
+        dtype=weight.dtype,
+        device=weight.device,
+        source=settings.noise_source,
     )
     pace = torch.tensor(intervals, device=weight.device)
     past = Past(model, noise, total=given + num_frames, interval=pace, settings=settings)
@@ -120,7 +135,7 @@ def generate(
             model,
             past.cache,
             order=noise.order(frame),
-            noise=lambda step, frame=frame: noise.head(frame, step, settings.head_steps),
+            noise=partial(noise.head, frame, head_steps=settings.head_steps),
             time=past.next_time,
             interval=pace,
             settings=settings,
@@ -130,7 +145,9 @@ def generate(
             past.commit(tokens[:, None])
 
 
-def _check(model: Magi, context: Tensor | None, num_frames: int, seeds: Sequence[int], interval: int | Sequence[int]) -> list[int]:
+def _check(
+    model: Magi, context: Tensor | None, num_frames: int, seeds: Sequence[int], interval: int | Sequence[int]
+) -> list[int]:
     """The interval of each video, after everything a caller can get wrong."""
     config = model.config
     if num_frames < 1:
@@ -140,7 +157,7 @@ def _check(model: Magi, context: Tensor | None, num_frames: int, seeds: Sequence
     if context is not None:
         expected = (config.latent_channels, config.latent_height, config.latent_width)
         if context.ndim != 5 or tuple(context.shape[2:]) != expected:
-            raise ValueError(f"context latents are {tuple(context.shape)}; expected (videos, frames, {', '.join(map(str, expected))})")
+            raise ValueError(f"context latents are {tuple(context.shape)}; expected videos, frames and {expected}")
         if context.shape[0] != len(seeds):
             raise ValueError(f"{context.shape[0]} contexts but {len(seeds)} seeds; give one seed per video")
     intervals = [interval] * len(seeds) if isinstance(interval, int) else [int(i) for i in interval]

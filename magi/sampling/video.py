@@ -45,10 +45,17 @@ def generate(
     device = release.model.head_position.device
     if context is not None:
         if context.dtype != torch.uint8 or context.ndim != 5 or context.shape[2] != 3:
-            raise ValueError(f"context is {context.dtype} {tuple(context.shape)}; expected uint8 (videos, frames, 3, height, width)")
+            raise ValueError(
+                f"context is {context.dtype} {tuple(context.shape)}; expected uint8 (videos, frames, 3, height, width)"
+            )
         latents = release.tokenizer.encode(to_pixels(context.to(device)))
     frames = rollout.generate(
-        release.model, latents, num_frames=num_frames, seeds=seeds, interval=interval, settings=settings or release.sample
+        release.model,
+        latents,
+        num_frames=num_frames,
+        seeds=seeds,
+        interval=interval,
+        settings=settings or release.sample,
     )
     for frame in frames:
         yield to_video(release.tokenizer.decode(frame[:, None]))[:, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,14 @@ def restore(directory: Path, description: Mapping[str, Any]) -> Tokenizer:
     """
     if "pixel" in description:
         return PixelTokenizer(description["pixel"])
-    model = Autoencoder(_autoencoder_config(description["autoencoder"]))
+    model = Autoencoder(checkpoint.read_config(AutoencoderConfig, description["autoencoder"]))
     model.load_state_dict(checkpoint.load_tensors(directory, STEM, model.state_dict()))
     return model.eval().requires_grad_(False)
 
 
 def save_autoencoder(directory: Path, model: Autoencoder, card: str) -> None:
-    """Write a released autoencoder: weights with their latent statistics, configuration, and a card that says where it comes from."""
+    """Write a released autoencoder: weights with their latent statistics, configuration, and a card that says where it
+    comes from."""
     checkpoint.save(directory, weights(model), {"config.json": {"tokenizer": describe(model)}, "README.md": card})
 
 
@@ -59,8 +60,8 @@ def load_tokenizer(name: str) -> Tokenizer:
     """A tokenizer by name.
 
     Args:
-        name: ``pixel:4`` cuts pixels into 4 x 4 squares; a folder written by `magi tokenizer train` or `magi train` gives the tokenizer
-            in it; the name of a pretrained model gives that model's.
+        name: ``pixel:4`` cuts pixels into 4 x 4 squares; a folder written by `magi tokenizer train` or `magi train`
+            gives the tokenizer in it; the name of a pretrained model gives that model's.
 
     Raises:
         ValueError: the name is none of these.
@@ -79,11 +80,3 @@ def load_tokenizer(name: str) -> Tokenizer:
         )
     checkpoint.verify(directory)
     return restore(directory, json.loads((directory / "config.json").read_text())["tokenizer"])
-
-
-def _autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
-    """From JSON data, in which tuples have become lists."""
-    unknown = set(data) - {f.name for f in fields(AutoencoderConfig)}
-    if unknown:
-        raise checkpoint.CheckpointError(f"unknown autoencoder settings {sorted(unknown)}: made by a newer version of magi?")
-    return AutoencoderConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})

@@ -6,7 +6,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def half_life(decay: float, batch_size: int) -> float:
@@ -17,7 +17,8 @@ def half_life(decay: float, batch_size: int) -> float:
 class Ema:
     """Exponential moving average, paced by samples seen (EDM2): its memory does not change with the batch size.
 
-    While training is young the half-life is a fixed share of the samples seen, so the initial weights are soon forgotten.
+    While training is young the half-life is a fixed share of the samples seen, so the initial weights are soon
+    forgotten.
     """
 
     def __init__(self, model: nn.Module, *, half_life_samples: float, ramp: float = 0.05) -> None:
@@ -27,10 +28,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, samples: int, batch: int) -> None:
-        """Move towards the model's weights after a step that ended at `samples` samples seen and took `batch` of them."""
+        """Move towards the model's weights, after a step that took `batch` samples and ended at `samples` seen."""
         memory = min(self.half_life_samples, max(self.ramp * samples, 1e-9))
         weight = 1.0 - 0.5 ** (batch / memory)
-        averages, currents = list(self.model.parameters()), list(model.parameters())
+        averages: list[Tensor] = list(self.model.parameters())
+        currents: list[Tensor] = list(model.parameters())
         torch._foreach_lerp_(averages, currents, weight)
         for average, current in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(current)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class MetricsLog:
     """Appends one JSON object per line, flushed, so that a kill loses nothing that was written."""
 
-    def __init__(self, run_dir: Path, *, keep_bytes: int = 0, tensorboard: bool = False) -> None:
+    def __init__(self, run_dir: Path, keep_bytes: int = 0, *, tensorboard: bool = False) -> None:
         """Open `run_dir/metrics.jsonl` and cut it to `keep_bytes`: lines after the checkpoint will be written again."""
         self.path = run_dir / "metrics.jsonl"
         self.path.touch()
@@ -27,7 +27,9 @@ class MetricsLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ValueError("TensorBoard is not installed: pip install 'magi-video[train]', or leave --train.tensorboard off") from error
+                raise ValueError(
+                    "TensorBoard is not installed: pip install 'magi-video[train]', or leave --train.tensorboard off"
+                ) from error
             self._board = SummaryWriter(str(run_dir / "tensorboard"))
 
     @property
@@ -44,8 +46,10 @@ class MetricsLog:
                 if isinstance(value, int | float) and name != "samples":
                     self._board.add_scalar(name, value, int(record["samples"]))
 
-    def close(self) -> None:
-        """Close the file and TensorBoard."""
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         if self._board is not None:
             self._board.close()

@@ -1,8 +1,9 @@
 """The training loop: one straight function, for the video model and the autoencoder alike.
 
-Position is the only clock. Data order, masks, noise, learning rate, averaging and every periodic action are functions of the
-samples seen and the seed, so running the same command again resumes the run bit for bit. The loop knows neither data nor metrics:
-it is handed a source of clips, a function that turns clips into the module's inputs, and a function that evaluates.
+Position is the only clock. Data order, masks, noise, learning rate, averaging and every periodic action are functions
+of the samples seen and the seed, so running the same command again resumes the run bit for bit. The loop knows neither
+data nor metrics: it is handed a source of clips, a function that turns clips into the module's inputs, and a function
+that evaluates.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from magi import checkpoint
 from magi.distributed import Distributed
+from magi.seeds import generator
 from magi.training.ema import Ema
 from magi.training.log import MetricsLog, Rate, clock
 from magi.training.optim import OptimConfig, build_optimizer, learning_rate
@@ -133,17 +135,23 @@ def train(
         state.load(resume_from, resolved)
         distributed.print_once(f"resuming from {resume_from} at {state.samples:,} samples")
 
-    log = MetricsLog(run_dir, keep_bytes=state.log_bytes, tensorboard=config.tensorboard) if distributed.is_first else None
     wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
     autocast = torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     rate = Rate()
     rate.update(state.samples)
 
-    with stop_requests() as stop_asked, closing(batches(state.samples)) as stream:
+    with (
+        MetricsLog(run_dir, state.log_bytes, tensorboard=config.tensorboard)
+        if distributed.is_first
+        else nullcontext() as log,
+        stop_requests() as stop_asked,
+        closing(batches(state.samples)) as stream,
+    ):
         while state.samples < config.total_samples:
             batch = next(stream)
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, state.samples, config.total_samples)
+            torch.manual_seed(int(generator(config.seed, "dropout", state.step, distributed.rank).integers(1 << 63)))
             with autocast:
                 parts: dict[str, Tensor] = wrapped(*prepare(batch, state.step))
             state.optimizer.zero_grad(set_to_none=True)
@@ -174,9 +182,10 @@ def train(
                     print(f"saved {saved} at {state.samples:,} samples", flush=True)
                 distributed.barrier()
             if stop and not last:
-                raise Interrupted(f"stopped at {state.samples:,} of {config.total_samples:,} samples; run the same command again to resume")
-    if log is not None:
-        log.close()
+                raise Interrupted(
+                    f"stopped at {state.samples:,} of {config.total_samples:,} samples; "
+                    "run the same command again to resume"
+                )
     return state
 
 
@@ -189,20 +198,30 @@ def refuse_non_finite(
         NonFiniteError: naming the step; the samples of each process that met it are in `nonfinite-step-N-rank-R.json`.
     """
     loss = loss.detach()
-    bad = not bool(torch.isfinite(loss) & torch.isfinite(norm))
-    if not distributed.any(bad):
+    own_loss_is_bad = not bool(torch.isfinite(loss))
+    if not distributed.any(own_loss_is_bad or not bool(torch.isfinite(norm))):
         return
-    if bad:
-        record = {"step": state.step, "samples": [int(i) for i in batch.sample], "loss": float(loss), "gradient norm": float(norm)}
+    if own_loss_is_bad or not distributed.any(own_loss_is_bad):
+        record = {
+            "step": state.step,
+            "samples": [int(i) for i in batch.sample],
+            "loss": str(float(loss)),
+            "gradient norm": str(float(norm)),
+        }
         (run_dir / f"nonfinite-step-{state.step}-rank-{distributed.rank}.json").write_text(json.dumps(record))
     raise NonFiniteError(
-        f"{run_dir}: loss {float(loss):g}, gradient norm {float(norm):g} at step {state.step}; stopped before the weights were touched. "
-        "The batch is named in nonfinite-step-*.json; look at its clips, or lower the learning rate"
+        f"{run_dir}: loss {float(loss):g}, gradient norm {float(norm):g} at step {state.step}; stopped before the "
+        "weights were touched. nonfinite-step-*.json names the clips; look at them, or lower --train.optim.lr"
     )
 
 
 def report(
-    log: MetricsLog | None, state: TrainingState, means: Mapping[str, Tensor], norm: float, rate: Rate, config: TrainConfig
+    log: MetricsLog | None,
+    state: TrainingState,
+    means: Mapping[str, Tensor],
+    norm: float,
+    rate: Rate,
+    config: TrainConfig,
 ) -> None:
     """Write one line of metrics and show where the run is."""
     if log is None:
@@ -210,10 +229,18 @@ def report(
     lr = state.optimizer.param_groups[0]["lr"]
     values = {name: float(value) for name, value in means.items()}
     log.write(
-        {"samples": state.samples, "step": state.step, **values, "grad_norm": norm, "lr": lr, "samples_per_second": round(rate.per_second, 2)}
+        {
+            "samples": state.samples,
+            "step": state.step,
+            **values,
+            "grad_norm": norm,
+            "lr": lr,
+            "samples_per_second": round(rate.per_second, 2),
+        }
     )
     share = state.samples / config.total_samples
     bar = "█" * int(20 * share) + "·" * (20 - int(20 * share))
     losses = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-    line = f"{bar} {100 * share:5.1f}%  {state.samples:,}  {losses}  {rate.per_second:.1f} clips/s  left {clock(rate.eta(config.total_samples - state.samples))}"
+    left = clock(rate.eta(config.total_samples - state.samples))
+    line = f"{bar} {100 * share:5.1f}%  {state.samples:,}  {losses}  {rate.per_second:.1f} clips/s  left {left}"
     print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)

@@ -15,7 +15,8 @@ class OptimConfig:
     """Optimizer and schedule (A.3; the rest follows MAR)."""
 
     lr: float = 1e-4
-    """Peak learning rate (blank in our text; MAR's 1e-4 per 256 samples gives 1e-4 for Kinetics-600, 5e-5 for UCF-101)."""
+    """Peak learning rate (blank in our text; MAR's 1e-4 per 256 samples gives 1e-4 for Kinetics-600, 5e-5 for UCF-101).
+    """
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.02
     warmup_samples: int = 1_280_000
@@ -29,7 +30,10 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if (self.decay == "tail") != (self.decay_samples > 0):
-            raise ValueError(f"decay {self.decay!r} with decay_samples {self.decay_samples}: a tail needs a length, the others take none")
+            raise ValueError(
+                f"decay {self.decay!r} with decay_samples {self.decay_samples}: "
+                "a tail needs a length, the others take none"
+            )
 
 
 def learning_rate(config: OptimConfig, samples: int, total_samples: int) -> float:
@@ -46,8 +50,10 @@ def learning_rate(config: OptimConfig, samples: int, total_samples: int) -> floa
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with MAR's decay groups: no weight decay for vectors (norms, biases) nor for anything in the diffusion head."""
-    decayed, free = [], []
+    """AdamW with MAR's decay groups: no weight decay for vectors (norms, biases) nor for anything in the diffusion
+    head."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         exempt = parameter.ndim <= 1 or name.startswith("head.")
         (free if exempt else decayed).append(parameter)

@@ -6,6 +6,7 @@ There is nothing else to save: learning rate, data order, masks and noise are fu
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,13 @@ class TrainingState:
         """Write `run_dir/step-XXXXXXXX` whole; returns it, at once if that step was already saved."""
         directory = run_dir / f"step-{self.step:08d}"
         if directory.exists():
-            checkpoint.verify(directory)
-            return directory
+            try:
+                checkpoint.verify(directory)
+            except CheckpointError:
+                # the one this run was resumed past: keep it for inspection, under a name that is no checkpoint's
+                directory.rename(run_dir / f"damaged-{directory.name}-{uuid.uuid4().hex[:8]}")
+            else:
+                return directory
         position = {"samples": self.samples, "step": self.step, "log_bytes": self.log_bytes}
         checkpoint.save(
             directory,
@@ -48,12 +54,13 @@ class TrainingState:
         """Become the state saved in `directory`.
 
         Raises:
-            CheckpointError: it was saved under another configuration (every differing field is listed), or is not a state of this
-                model. Nothing is loaded then.
+            CheckpointError: it was saved under another configuration (every differing field is listed), or is not a
+                state of this model. Nothing is loaded then.
         """
         saved = json.loads((directory / "config.json").read_text())
         position = json.loads((directory / "state.json").read_text())
-        differences = checkpoint.compare_configs(_decisive(saved, position), _decisive(config, position))
+        may_change = _without_effect(saved, position["samples"])
+        differences = checkpoint.compare_configs(_without(saved, may_change), _without(config, may_change))
         if differences:
             raise CheckpointError(
                 f"{directory}: trained under another configuration: {'; '.join(differences)}. Nothing was loaded. "
@@ -84,23 +91,30 @@ class TrainingState:
             for key in keys:
                 expected = torch.Size([]) if key == "step" else parameter.shape
                 if key not in found or found[key].shape != expected:
-                    raise CheckpointError(f"optimizer.safetensors: {key}.{name} is missing or not of shape {tuple(expected)}")
+                    raise CheckpointError(
+                        f"optimizer.safetensors: {key}.{name} is missing or not of shape {tuple(expected)}"
+                    )
             # Adam's step counter stays on the CPU, as torch keeps it
-            self.optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in found.items()}
+            self.optimizer.state[parameter] = {
+                k: v if k == "step" else v.to(parameter.device) for k, v in found.items()
+            }
 
 
-IDLE = ("checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "workers", "tensorboard")
+def _without_effect(saved: Mapping[str, Any], samples: int) -> set[str]:
+    """Training settings that may change between stop and resume, because the weights so far do not depend on them.
 
-
-def _decisive(config: Mapping[str, Any], position: Mapping[str, int]) -> dict[str, Any]:
-    """The configuration without what cannot change the weights, so that it may be changed between stop and resume.
-
-    Reporting periods never do. The length of the run does only once its learning rate has begun to fall.
+    Reporting periods never matter. The length of the run matters only where the learning rate looks at it.
     """
-    plain = json.loads(json.dumps(config))
-    train = plain.get("train", {})
-    for name in IDLE:
-        train.pop(name, None)
-    if train and train["optim"]["decay"] != "cosine" and position["samples"] <= train["total_samples"] - train["optim"]["decay_samples"]:
-        train.pop("total_samples")
+    names = {"checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "workers", "tensorboard"}
+    train = saved.get("train", {})
+    optim = train.get("optim", {})
+    if optim.get("decay") != "cosine" and samples <= train.get("total_samples", 0) - optim.get("decay_samples", 0):
+        names.add("total_samples")
+    return names
+
+
+def _without(config: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    """A plain copy of a run's configuration without these training settings."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    plain["train"] = {name: value for name, value in plain.get("train", {}).items() if name not in names}
     return plain

@@ -1,0 +1,44 @@
+"""`magi bench`: how fast a model is on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
+from magi.cli.models import find_release
+from magi.distributed import Device, pick_device
+from magi.experiments.bench import run_bench
+from magi.model.config import PRESETS
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Measure the speed of a model on this machine: training, frames, cache, growth with length.
+
+    $ magi bench tiny --json bench.json
+    $ magi bench runs/mine --device cuda
+
+    MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. What was
+    learned does not matter for speed, so presets are measured untrained.
+    """
+
+    quick: bool = False
+    """Measure so little that the numbers only prove that everything runs."""
+    json: Path | None = None
+    """Write every measurement to this file."""
+    device: Device = "auto"
+    """auto is CUDA, else Apple's GPU, else the CPU."""
+    common: CommonOptions = field(default_factory=Common)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the verb."""
+    name, words = split_name(words)
+    if name not in PRESETS and not (name is None and asks_for_help(words)):
+        name = str(find_release(name))
+    arguments = parse(BenchArguments, words, usage="bench MODEL")
+    assert name is not None, "the help has been printed"
+    run_bench(name, device=pick_device(arguments.device), quick=arguments.quick, json_path=arguments.json)
+    return 0
