@@ -68,8 +68,13 @@ def test_quick_bench_reports_everything(kind: str, tmp_path: Path, capsys: pytes
         assert {"mask_steps", "head_steps", "solver", "batch"} <= set(row)
         assert set(row["total"]) == set(row["transformer"]) == set(row["head"]) == set(row["rest"]) == SUMMARY
         assert all(row[part]["min"] > 0 for part in ("transformer", "head", "rest"))
-    assert set(report["growth"]["cached"]) == set(report["growth"]["uncached"]) == {"total", "transformer"}
-    assert len(report["growth"]["speedup"]["total"]) == len(report["growth"]["lengths"])
+    for growth in report["growth"]:
+        for part in ("total", "transformer"):
+            for timed in (growth["cached"][part], growth["uncached"][part]):
+                seconds = [summary["median"] for summary in timed["seconds"]]
+                assert len(seconds) == len(growth["lengths"]) and seconds == sorted(seconds)
+                assert set(timed["exponent"]) == SUMMARY
+            assert len(growth["speedup"][part]) == len(growth["lengths"])
     assert all(math.isfinite(number) for number in numbers(report))
 
     assert json.loads((tmp_path / "made" / "bench.json").read_text()) == json.loads(json.dumps(report))

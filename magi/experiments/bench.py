@@ -73,9 +73,9 @@ def run_bench(
 
     Returns:
         ``machine`` (processor, versions, threads, date), ``model`` (name, parameters, configuration), ``effort`` (how
-        much was measured), and ``training``, ``training_flops``, ``frame``, ``growth``, ``operations``, ``cache`` and
-        ``deterministic``, as the functions that measure them describe. A measured quantity is a summary: ``median``,
-        ``min``, ``max`` and the number of ``repeats``.
+        much was measured), and ``training``, ``training_flops``, ``frame``, ``growth`` (by batch size), ``operations``,
+        ``cache`` and ``deterministic``, as the functions that measure them describe. A measured quantity is a summary:
+        ``median``, ``min``, ``max`` and the number of ``repeats``.
     """
     if threads is not None:
         configure_threads(threads)
@@ -93,7 +93,10 @@ def run_bench(
         "training_flops": count_training_flops(model.config),
         "frame": measure_frames(model, batches=effort.batches, frames=effort.frames),
         "deterministic": measure_determinism(model, batch=effort.deterministic_batch, frames=effort.frames),
-        "growth": measure_growth(model, lengths=effort.lengths, repeats=effort.growth_repeats),
+        "growth": [
+            measure_growth(model, batch=batch, lengths=effort.lengths, repeats=effort.growth_repeats)
+            for batch in effort.batches
+        ],
         "training": measure_training(model, batch=effort.train_batch, repeats=effort.train_steps, device=device),
     }
     print(table(report))
@@ -134,7 +137,8 @@ def _rows(report: dict[str, Any]) -> Iterator[Row]:
     yield ("", "median", "min - max", "")
     yield from _training_rows(report)
     yield from _frame_rows(report)
-    yield from _growth_rows(report["growth"])
+    for growth in report["growth"]:
+        yield from _growth_rows(growth)
     for solver, count in report["operations"].items():
         with_setup = f"{count['all']:.1f} with set-up"
         yield (f"operations per denoising step, {solver}", f"{count['loop']}", with_setup, "goal <= 30")
@@ -165,16 +169,17 @@ def _frame_rows(report: dict[str, Any]) -> Iterator[Row]:
 
 
 def _growth_rows(growth: dict[str, Any]) -> Iterator[Row]:
-    lengths = ", ".join(map(str, growth["lengths"]))
+    lengths, batch = ", ".join(map(str, growth["lengths"])), f"batch {growth['batch']}"
     goals = {"total": "goal <= 1.05", "transformer": "goal <= 1.10"}
     for part, told in (("total", "with head"), ("transformer", "transformer alone")):
         for way in ("cached", "uncached"):
-            seconds = ", ".join(f"{value:.3g}" for value in growth[way][part]["seconds"])
-            yield (f"seconds for {lengths} frames, {way}, {told}", seconds, "", "")
-            goal = goals[part] if way == "cached" else ""
-            yield (f"  exponent, {way}, {told}", f"{growth[way][part]['exponent']:.3f}", "", goal)
-        speedup = ", ".join(f"{value:.3g}" for value in growth["speedup"][part])
-        yield (f"  cache, times faster, {told}", speedup, "", "")
+            timed = growth[way][part]
+            seconds = ", ".join(f"{summary['median']:.3g}" for summary in timed["seconds"])
+            yield (f"seconds for {lengths} frames, {way}, {told}", seconds, "", batch)
+            value, spread = _told(timed["exponent"])
+            yield (f"  exponent, {way}, {told}", value, spread, f"{batch}, {goals[part]}" if way == "cached" else batch)
+        speedup = ", ".join(f"{summary['median']:.3g}" for summary in growth["speedup"][part])
+        yield (f"  times faster with the cache, {told}", speedup, "", batch)
 
 
 def _told(summary: dict[str, float]) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from functools import partial
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -147,40 +148,46 @@ def measure_frames(model: Magi, *, batches: Sequence[int], frames: int) -> list[
     return rows
 
 
-def measure_growth(model: Magi, *, lengths: Sequence[int], repeats: int) -> dict[str, Any]:
+def measure_growth(model: Magi, *, batch: int, lengths: Sequence[int], repeats: int) -> dict[str, Any]:
     """Seconds for videos of several lengths, with the KV cache and without, with the head and without.
 
-    One video of the greatest length is generated in each way, batch 1; its first n frames are the video of n frames.
+    One batch of the greatest length is generated in each way; its first n frames are the videos of n frames.
 
     Returns:
-        ``lengths``; the ``settings``; ``cached`` and ``uncached``, each with ``total`` and ``transformer``, which hold
-        the median ``seconds`` by length and the ``exponent`` of their growth; and ``speedup`` by length of the cache,
-        for ``total`` and ``transformer``.
+        ``batch``, ``lengths`` and the ``settings``; ``cached`` and ``uncached``, each with ``total`` and
+        ``transformer``, which hold ``seconds``, a summary by length, and ``exponent``, a summary of the fitted growth;
+        and ``speedup``, how many times faster the cache makes it, for ``total`` and ``transformer`` by length.
     """
     settings = step_settings(model.config.head.kind, model.config.tokens)[-1]
-    rollouts = {"cached": Rollout(model, settings), "uncached": Rollout(UncachedMagi(model).eval(), settings)}
+    rollouts = {
+        "cached": Rollout(model, settings, batch),
+        "uncached": Rollout(UncachedMagi(model).eval(), settings, batch),
+    }
     race(rollouts, frames=2)
     races = [race(rollouts, frames=max(lengths)) for _ in range(repeats)]
     growth: dict[str, Any] = {
+        "batch": batch,
         "lengths": list(lengths),
         "settings": {"mask_steps": settings.mask_steps, "head_steps": settings.head_steps, "solver": settings.solver},
-        "repeats": repeats,
+        **{name: {} for name in rollouts},
+        "speedup": {},
     }
-    for name in rollouts:
-        growth[name] = {}
-        for part in ("total", "transformer"):
-            frames = zip(*([getattr(time, part) for time in each[name]] for each in races), strict=True)
-            reached = list(accumulate(Spread(frame).summary()["median"] for frame in frames))
-            seconds = [reached[length - 1] for length in lengths]
-            growth[name][part] = {"seconds": seconds, "exponent": fitted_exponent(lengths, seconds)}
-    growth["speedup"] = {
-        part: [
-            slow / fast
-            for slow, fast in zip(growth["uncached"][part]["seconds"], growth["cached"][part]["seconds"], strict=True)
-        ]
-        for part in ("total", "transformer")
-    }
+    for part in ("total", "transformer"):
+        seconds = {name: [_reached(times[name], part, lengths) for times in races] for name in rollouts}
+        for name, each in seconds.items():
+            growth[name][part] = {
+                "seconds": [Spread(at_length).summary() for at_length in zip(*each, strict=True)],
+                "exponent": Spread(tuple(fitted_exponent(lengths, reached) for reached in each)).summary(),
+            }
+        ratios = np.array(seconds["uncached"]) / np.array(seconds["cached"])  # (repeats, lengths)
+        growth["speedup"][part] = [Spread(tuple(at_length)).summary() for at_length in ratios.T.tolist()]
     return growth
+
+
+def _reached(times: Sequence[FrameTime], part: str, lengths: Sequence[int]) -> list[float]:
+    """Seconds after which each length was reached."""
+    elapsed = list(accumulate(getattr(time, part) for time in times))
+    return [elapsed[length - 1] for length in lengths]
 
 
 def measure_determinism(model: Magi, *, batch: int, frames: int) -> dict[str, Any]:
