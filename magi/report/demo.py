@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def run_demo(
     on = release.model.head_position.device
     claim(out)
     world = replace(EVALUATION_WORLD, num_frames=CONTEXT + size.frames)
-    print(f"magi {__version__}, model {model}, {on} with {torch.get_num_threads()} threads\n")
+    print(f"magi {__version__}, model {model}, {on}, threads: {torch.get_num_threads()}\n")
 
     with steps.step(f"write {size.videos} videos of the procedural world"):
         files = write_world(out / "contexts", world, samples=range(size.videos), interval=INTERVAL)
@@ -104,7 +105,9 @@ def run_demo(
     with steps.step("train a toy model from nothing", talks=True):
         toy = train_toy(release.tokenizer, out / "toy", seconds=size.toy_seconds, most=size.toy_clips, device=on)
     with steps.step("draw the page"):
-        demo = Demo(str(model), release, files, films, scores, long, toy, next_commands(out), dict(steps.seconds))
+        demo = Demo(
+            str(model), release, files, films, scores, long, toy, next_commands(out, model), dict(steps.seconds)
+        )
         (out / "results.json").write_text(json.dumps(results(demo), indent=1) + "\n", encoding="utf-8")
         page = out / "index.html"
         page.write_text(demo_page(demo), encoding="utf-8")
@@ -181,13 +184,16 @@ def three_panels(given: Tensor, *, truth: Tensor, made: Tensor) -> Frames:
     )
 
 
-def next_commands(out: Path) -> list[tuple[str, str]]:
+def next_commands(out: Path, model: str | Path) -> list[tuple[str, str]]:
     """What to type after the demo, and why."""
+    installed = shutil.which("magi") is not None
+    started = sys.argv[0] if Path(sys.argv[0]).name == "magi" else "python -m magi"  # as in .venv/bin/magi
+    magi, name = "magi" if installed else started, shlex.quote(str(model))
     video = shlex.quote(os.path.relpath(out / "contexts" / "world-000000.mp4"))
     return [
-        (f"magi sample world64 --context {video} --count 4 --out samples", "Four futures of one video:"),
-        ("magi evaluate world64 --data world", "The same scores from 256 videos instead of a handful:"),
-        ("magi train tiny --data path/to/videos --out runs/mine", "A model of your own videos:"),
+        (f"{magi} sample {name} --context {video} --count 4 --out samples", "Four futures of one video:"),
+        (f"{magi} evaluate {name} --data world --clips 256", "The same scores from 256 videos instead of a handful:"),
+        (f"{magi} train tiny --data path/to/videos --out runs/mine", "A model of your own videos:"),
     ]
 
 

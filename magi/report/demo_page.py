@@ -84,7 +84,7 @@ def opening(demo: Demo) -> Html:
         (f"{sum(weight.numel() for weight in demo.release.model.parameters()) / 1e6:.1f} M", "parameters"),
         (f"{CONTEXT} + {frames}", "frames given + predicted"),
         (f"{ours:.1f} px", f"off at frame +{frames}, of {pixels(demo.release)}"),
-        (f"{held:.1f} px", "had nothing moved"),
+        (f"{held:.1f} px", "off if nothing had moved"),
         (f"{sum(demo.seconds.values()):.0f} s", "for all of this"),
     ]
     return html.opening("What happens next?", lead, facts)
@@ -159,8 +159,8 @@ def learning(toy: Toy) -> Html:
     words = (
         f"A model of {round(toy.parameters, -4):,} parameters, started from random weights while this demo ran and "
         f"trained on {toy.clips:,} short clips of one or two discs in {toy.seconds:.0f} s. Each row continues the same "
-        f"{TOY_CONTEXT} frames: first noise, then a background, then discs near where they belong. The model above is "
-        "the same program, larger and after some hours."
+        f"{TOY_CONTEXT} frames: noise should turn into a background, and then into discs near where they belong. The "
+        "model above is the same program, larger and after some hours."
     )
     rows = [
         film_strip("before training" if clips == 0 else f"after {clips:,} clips", clip, made=True)
@@ -186,9 +186,9 @@ def method() -> Html:
         "In training, patches of every frame are hidden and the model learns to fill them in. What it may look at "
         "meanwhile is the paper's idea, Complete Teacher Forcing: a masked frame sees all complete frames before it, "
         "as it will when it generates, and no masked frame but itself. One pass over the complete and the masked "
-        "frames of a clip, under the mask below, teaches all of them at once."
+        "frames of a clip, under the mask shown here, teaches all of them at once."
     )
-    return section("How it is trained", words, figure(ctf_mask_figure(), kind="diagram"))
+    return section("How it is trained", html.beside(html.paragraph(words), figure(ctf_mask_figure(), kind="diagram")))
 
 
 def small_print(demo: Demo) -> Html:
@@ -206,7 +206,7 @@ def small_print(demo: Demo) -> Html:
         ("sampler", f"{sample.solver or SOLVERS[config.head.kind][0]}, temperature {sample.temperature:g}"),
         ("positions", f"{sample.time_mode}, window {sample.window or 'of all frames'}"),
         ("seeds", f"0 to {len(demo.films) - 1}, one per video; physics steps per frame: 1"),
-        ("device", f"{demo.release.model.head_position.device}, {torch.get_num_threads()} threads"),
+        ("device", f"{demo.release.model.head_position.device}, threads: {torch.get_num_threads()}"),
         ("software", f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"),
     ]
     times = [(name, f"{seconds:.1f} s") for name, seconds in demo.seconds.items()]

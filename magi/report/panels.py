@@ -23,7 +23,7 @@ BACKGROUND, WORDS = (23, 25, 29), (226, 226, 222)
 GIVEN, MADE = (150, 150, 150), (255, 150, 40)
 SCALE = 3  # a picture of 64 pixels becomes 192
 MARGIN, BORDER, HEADING = 8, 3, 26  # px of the enlarged video
-DIMMED = 0.45  # brightness of a given frame that is held after its time
+DIMMED = 0.6  # brightness of a given frame that is held after its time
 
 
 @dataclass(frozen=True)
