@@ -268,7 +268,7 @@ def test_the_page_has_every_section(demo: Path) -> None:
     reader = Loaded()
     reader.feed((demo / "index.html").read_text(encoding="utf-8"))
     assert reader.headings == [
-        "5 frames in, 3 frames out", "How far off it is", "12 frames", "A model learning", "How it is trained",
+        "5 frames in, 3 frames out", "How far off it is", "12 frames", "A model learning", "How it works",
         "Try next", "Small print",
     ]  # fmt: skip
 

@@ -168,8 +168,7 @@ def learning(toy: Toy) -> Html:
     ]
     strips = html.join([*rows, film_strip("what happened", toy.truth, made=False)])
     clips, losses = zip(*toy.losses, strict=True)
-    ticks = sorted({round(toy.clips * part / 4) for part in range(5)})
-    loss = chart([Curve(MODEL, clips, losses)], x_label="clips seen", y_label="training loss", x_ticks=ticks, bottom=0)
+    loss = chart([Curve(MODEL, clips, losses)], x_label="clips seen", y_label="training loss", bottom=0)
     return section("A model learning", words, html.beside(strips, figure(loss, kind="chart")))
 
 
@@ -182,13 +181,19 @@ def film_strip(name: str, clip: Tensor, *, made: bool) -> Html:
 
 def method() -> Html:
     """The paper's idea in a few sentences, and the figure they explain."""
-    words = (
+    training = (
         "In training, patches of every frame are hidden and the model learns to fill them in. What it may look at "
         "meanwhile is the paper's idea, Complete Teacher Forcing: a masked frame sees all complete frames before it, "
         "as it will when it generates, and no masked frame but itself. One pass over the complete and the masked "
         "frames of a clip, under the mask shown here, teaches all of them at once."
     )
-    return section("How it is trained", html.beside(html.paragraph(words), figure(ctf_mask_figure(), kind="diagram")))
+    generation = (
+        "To make a frame, MAGI starts with all its patches hidden and reveals a few at a time, in random order; what a "
+        "patch looks like is drawn by a small diffusion network, given what is known so far. The finished frame joins "
+        "the complete ones, and the next begins."
+    )
+    words = html.join([html.paragraph(training), html.paragraph(generation)])
+    return section("How it works", html.beside(words, figure(ctf_mask_figure(), kind="diagram")))
 
 
 def small_print(demo: Demo) -> Html:
@@ -226,4 +231,4 @@ def show(film: Film, label: str, *, controls: bool = False) -> Html:
 def pixels(release: Release) -> str:
     """The size of the pictures that a model makes."""
     stride, config = release.tokenizer.spatial_stride, release.model.config
-    return f"{stride * config.latent_width} x {stride * config.latent_height} pixels"
+    return f"{stride * config.latent_width} × {stride * config.latent_height} pixels"

@@ -40,7 +40,7 @@ def chart(
     *,
     x_label: str,
     y_label: str,
-    x_ticks: Sequence[float],
+    x_ticks: Sequence[float] | None = None,
     bottom: float | None = None,
     top: float | None = None,
 ) -> Html:
@@ -56,7 +56,11 @@ def chart(
             marker = "o" if len(curve.x) == 1 else None  # a line of one point would be invisible
             axes.plot(curve.x, curve.y, line, color=INKS[curve.role], linewidth=width, marker=marker, clip_on=False)
         axes.set_ylim(bottom=bottom, top=top)
-        axes.set_xticks(x_ticks, [f"{tick:,g}" for tick in x_ticks])
+        if x_ticks is None:
+            axes.locator_params("x", nbins=5)
+        else:
+            axes.set_xticks(x_ticks)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set_xlabel(x_label, color=INKS["muted"])
         axes.set_title(y_label, color=INKS["ink"], fontsize=10, loc="left", pad=8)
         axes.grid(axis="y", color=INKS["line"], linewidth=0.6)
