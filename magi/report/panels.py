@@ -63,9 +63,10 @@ def side_by_side(panels: Sequence[Panel]) -> Frames:
             left = MARGIN + index * (side + MARGIN)
             picture = Image.fromarray(panel.frames[frame]).resize((side, side), Image.Resampling.NEAREST)
             canvas.paste(picture, (left, HEADING))
-            _mark(draw, panel, frame, box=(left, HEADING, left + side - 1, HEADING + side - 1))
+            around = (left - BORDER, HEADING - BORDER, left + side + BORDER - 1, HEADING + side + BORDER - 1)
+            _mark(draw, panel, frame, box=around)
             words = f"{panel.name} +{frame + 1 - panel.given}" if panel.made and frame >= panel.given else panel.name
-            draw.text((left, HEADING // 2), words, fill=WORDS, font=font, anchor="lm")
+            draw.text((left, HEADING // 2 - 1), words, fill=WORDS, font=font, anchor="lm")
         pictures.append(np.asarray(canvas))
     return np.stack(pictures)
 
