@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "magi"
 FILES = sorted(PACKAGE.rglob("*.py"))
-SHAPE = re.compile(r"\((?:\.\.\.|[\w' *+/-]+,[^)]*)\)|scalar|element by element|state dict")
+SHAPE = re.compile(r"\((?:\.\.\.|[\w' .*+/-]+,[^)]*)\)|scalar|element by element|state dict")
 
 
 def public(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:

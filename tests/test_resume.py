@@ -75,7 +75,6 @@ def test_sigterm_saves_and_resumes(at: int, tmp_path: Path, uninterrupted: Unint
     assert metrics(tmp_path) == metrics(reference)
 
 
-@pytest.mark.xfail(strict=True, reason="dropout draws from torch's global generator, which no step sets")
 def test_a_crash_changes_nothing_under_dropout(tmp_path: Path) -> None:
     """Dropout is part of a step, so its masks too must follow from seed and step."""
     wet = replace(MODEL, dropout=0.1)
@@ -85,7 +84,6 @@ def test_a_crash_changes_nothing_under_dropout(tmp_path: Path) -> None:
     assert_same_bits(everything(run(tmp_path / "stopped", model=wet)), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="TrainingState.save stops at a damaged checkpoint of its step")
 def test_a_run_gets_past_a_damaged_checkpoint(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
     """Falling back to the checkpoint before a damaged one is of use only if the run can then save that step anew."""
     run(tmp_path, evaluate=score)
@@ -153,7 +151,6 @@ def test_the_length_may_change_until_the_rate_falls(tmp_path: Path) -> None:
         run(tmp_path / "extended", config=replace(long, total_samples=80))
 
 
-@pytest.mark.xfail(strict=True, reason="_decisive drops the length from one side only")
 def test_a_refused_length_is_given_with_both_values(tmp_path: Path) -> None:
     """The user must read what the run was and what was asked for, not that the field is absent."""
     tail = replace(RUN, total_samples=12, optim=replace(RUN.optim, decay="tail", decay_samples=8))

@@ -96,7 +96,6 @@ def test_rollout_is_the_reference(name: str, dtype: torch.dtype) -> None:
                 assert error(found[b, t], expected[last + b][t]) < (1e-9 if dtype == torch.float64 else 1e-4), (b, t)
 
 
-@pytest.mark.xfail(strict=True, reason="Magi.predict rounds the time of its frame to float32")
 def test_interpolated_times_are_exact() -> None:
     """5 frames in the time of 4 stand at 0, .8, 1.6 ...: both sides must embed the same numbers in float64, not one of
     them rounded to float32 first."""

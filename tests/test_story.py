@@ -17,11 +17,11 @@ from magi.cli import main
 from magi.video import read_video
 
 TINY = (
-    "--tokenizer pixel:4 --data.folder.size 32 --data.folder.num-frames 6 --data.folder.max-interval 2 --data.folder.flip False "
-    "--model.num-frames 6 --model.latent-channels 48 --model.depth 1 --model.width 32 --model.mlp-width 64 --model.heads 2 "
-    "--model.head.width 32 --model.head.depth 1 --model.head-repeats 1 --model.max-interval 2 "
-    "--train.total-samples 160 --train.batch-size 4 --train.checkpoint-every 16 --train.log-every 8 --train.evaluate-every 160 "
-    "--sample.mask-steps 2 --sample.head-steps 4"
+    "--tokenizer pixel:4 --data.folder.size 32 --data.folder.num-frames 6 --data.folder.max-interval 2 "
+    "--data.folder.flip False --model.num-frames 6 --model.latent-channels 48 --model.depth 1 --model.width 32 "
+    "--model.mlp-width 64 --model.heads 2 --model.head.width 32 --model.head.depth 1 --model.head-repeats 1 "
+    "--model.max-interval 2 --train.total-samples 160 --train.batch-size 4 --train.checkpoint-every 16 "
+    "--train.log-every 8 --train.evaluate-every 160 --sample.mask-steps 2 --sample.head-steps 4 "
 ).split()
 
 

@@ -30,9 +30,7 @@ class Common:
 CommonOptions: TypeAlias = Annotated[Common, tyro.conf.arg(name="")]
 
 
-def parse(
-    kind: type[Arguments], words: Sequence[str], *, usage: str, default: Arguments | None = None
-) -> Arguments:
+def parse(kind: type[Arguments], words: Sequence[str], *, usage: str, default: Arguments | None = None) -> Arguments:
     """Return the arguments that the words stand for; prints the help and leaves with code 0 if that is asked for.
 
     Args:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,8 +23,6 @@ from magi.data.world import WorldConfig
 from magi.distributed import Device, Distributed, session
 from magi.experiments.data import DataConfig
 from magi.training.loop import Interrupted
-
-STOPPED = 143  # exit code of a run that saved its state and stopped, as after SIGTERM
 
 
 class Run(Protocol):
@@ -129,7 +128,7 @@ def execute(
         except Interrupted as stop:
             if distributed.is_first:
                 print(f"magi {verb}: {stop}: {shlex.join(['magi', verb, *words])}", file=sys.stderr)
-            return STOPPED
+            return 128 + (stop.number or signal.SIGTERM)
         if distributed.is_first:
             write_settings(record, arguments.run, note=note)  # a resumed run may have another length
             print(f"done: {release}")

@@ -117,9 +117,7 @@ def read_all(arguments: SampleArguments, *, size: int) -> list[Given] | list[Non
     return given * (arguments.count or 1) if alone else given
 
 
-def write(
-    arguments: SampleArguments, release: Release, *, given: Sequence[Given | None], first: int
-) -> list[str]:
+def write(arguments: SampleArguments, release: Release, *, given: Sequence[Given | None], first: int) -> list[str]:
     """Make one batch of videos, from number `first` on; returns the names of its files."""
     chunk = list(enumerate(given))[first : first + arguments.batch]
     contexts = [video.context for _, video in chunk if video is not None]

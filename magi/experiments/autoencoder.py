@@ -72,7 +72,9 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
     averaged.measure_statistics(to_pixels(source.clips(chunk).video.to(distributed.device)) for chunk in chunks)
     release = run_dir / "release"
     if distributed.is_first and not release.exists():
-        psnr = reconstruction_psnr(averaged, to_pixels(source.clips(range(BEYOND, BEYOND + 64)).video))
+        psnr = reconstruction_psnr(
+            averaged, to_pixels(source.clips(range(BEYOND, BEYOND + 64)).video.to(distributed.device))
+        )
         save_autoencoder(release, averaged, card(run, averaged, psnr))
     return release
 
@@ -90,6 +92,6 @@ def card(run: AutoencoderRun, model: Autoencoder, psnr: float) -> str:
 
 A per-frame convolutional KL autoencoder of MAGI, {millions:.2f} M parameters: {model.spatial_stride}x smaller in space,
 {model.latent_channels} channels. Trained on `{run.data.kind}` clips, {run.train.total_samples:,} of
-{run.data.chosen.num_frames} frames at {run.data.chosen.size} pixels, batch {run.train.batch_size}, seed {run.train.seed}.
-Reconstruction of clips beyond the training: {psnr:.2f} dB PSNR.
+{run.data.chosen.num_frames} frames at {run.data.chosen.size} pixels, batch {run.train.batch_size},
+seed {run.train.seed}. Reconstruction of clips beyond the training: {psnr:.2f} dB PSNR.
 """

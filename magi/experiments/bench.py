@@ -46,7 +46,13 @@ class Effort:
 
 
 QUICK = Effort(
-    train_batch=2, train_steps=2, batches=(1,), frames=2, lengths=(2, 4), growth_repeats=1, deterministic_batch=2,
+    train_batch=2,
+    train_steps=2,
+    batches=(1,),
+    frames=2,
+    lengths=(2, 4),
+    growth_repeats=1,
+    deterministic_batch=2,
     head_steps=20,
 )
 

@@ -115,7 +115,8 @@ def card(run: VideoRun, samples: int) -> str:
 
 Forcing `{run.model.forcing}`, {run.model.depth} blocks of width {run.model.width}, {run.model.tokens} tokens per frame.
 Trained on `{run.data.kind}` clips of {data.num_frames} frames at {data.size} pixels, intervals
-{data.min_interval}..{data.max_interval}: {samples:,} clips, batch {run.train.batch_size}, seed {run.train.seed}. The weights are the moving average.
+{data.min_interval}..{data.max_interval}: {samples:,} clips, batch {run.train.batch_size}, seed {run.train.seed}.
+The weights are the moving average.
 """
 
 

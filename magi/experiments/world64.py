@@ -41,7 +41,7 @@ VIDEO = VideoRun(
     model=replace(
         PRESETS["tiny"],
         max_interval=2,  # only intervals that are trained may be asked for
-        # With 16 tokens a frame is revealed in few steps, so training must meet frames of which much is visible already.
+        # With 16 tokens a frame is revealed in few steps, so training must meet frames of which much is visible.
         mask_ratio_min=0.4,
         # The noise of the paper's reading (.7) hides where the bodies are from a model that sees few clips.
         noise_max=0.25,

@@ -332,7 +332,7 @@ def flow_interpolate(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
 
 
 def flow_velocity(x: Tensor, noise: Tensor) -> Tensor:
-    """The velocity dx_t/dt along that line, the same at every t: what the network learns to predict. All (..., C)."""
+    """The velocity dx_t/dt along that line, the same at every t: what the network learns. All are (..., C)."""
     return noise - x
 
 
@@ -362,7 +362,7 @@ def sample_flow_euler(denoise: Denoise, start: Tensor, *, num_steps: int, temper
 def sample_flow_heun(denoise: Denoise, start: Tensor, *, num_steps: int, temperature: float = 1.0) -> Tensor:
     """Integrate the velocity by Heun's method: second order, two calls per step (at grid points i and i + 1).
 
-    Arguments as for ``sample_flow_euler``.
+    Arguments as for ``sample_flow_euler``; returns (R, C) tokens as it does.
     """
     x = _scaled(start, temperature)
     for i in range(num_steps):

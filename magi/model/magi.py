@@ -94,7 +94,7 @@ class Magi(nn.Module):
         }
 
     def conditions(self, tokens: Tensor, interval: Tensor, draws: TrainingDraws) -> Tensor:
-        """Conditions of the head for all tokens of all predicted frames in one pass: (B, T, N, C) to (B, M, T, N, D)."""
+        """Conditions of the head for all tokens of all predicted frames at once: (B, T, N, C) to (B, M, T, N, D)."""
         streams = LAYOUTS[self.config.forcing](tokens, draws)
         x = self.embedding(
             streams.tokens, streams.masked, streams.kind, streams.frame, streams.noise_level, interval

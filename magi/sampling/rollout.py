@@ -155,9 +155,10 @@ def _check(
     if not seeds:
         raise ValueError("no seeds; give one per video to generate")
     if context is not None:
-        expected = (config.latent_channels, config.latent_height, config.latent_width)
-        if context.ndim != 5 or tuple(context.shape[2:]) != expected:
-            raise ValueError(f"context latents are {tuple(context.shape)}; expected videos, frames and {expected}")
+        size = (config.latent_channels, config.latent_height, config.latent_width)
+        if context.ndim != 5 or tuple(context.shape[2:]) != size:
+            expected = ", ".join(map(str, ("videos", "frames", *size)))
+            raise ValueError(f"context latents are {tuple(context.shape)}; expected ({expected})")
         if context.shape[0] != len(seeds):
             raise ValueError(f"{context.shape[0]} contexts but {len(seeds)} seeds; give one seed per video")
     intervals = [interval] * len(seeds) if isinstance(interval, int) else [int(i) for i in interval]

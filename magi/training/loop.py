@@ -37,6 +37,10 @@ Evaluate = Callable[[int, nn.Module], Iterable[tuple[str, float]]]
 class Interrupted(Exception):
     """A signal asked the run to stop; its state is saved."""
 
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number  # of the signal; 0 in a process that heard only from the others
+
 
 class NonFiniteError(ValueError):
     """The loss or a gradient is not finite; the weights were not touched."""
@@ -78,8 +82,11 @@ def due(samples: int, batch: int, every: int) -> bool:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag the loop reads at its step boundary; a second one acts at once."""
+def stop_requests() -> Iterator[Callable[[], int]]:
+    """Turn the first SIGINT or SIGTERM into a number the loop reads at its step boundary, 0 without one.
+
+    A second signal acts at once.
+    """
     asked: list[int] = []
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -90,7 +97,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     for number in previous:
         signal.signal(number, note)
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -173,7 +180,7 @@ def train(
                 if log is not None:
                     log.write({"samples": state.samples, **scores})
                     print("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()), flush=True)
-            stop = distributed.any(stop_asked())
+            stop = distributed.any(bool(stop_asked()))
             if due(state.samples, config.batch_size, config.checkpoint_every) or last or stop:
                 if log is not None:
                     state.log_bytes = log.nbytes
@@ -184,7 +191,8 @@ def train(
             if stop and not last:
                 raise Interrupted(
                     f"stopped at {state.samples:,} of {config.total_samples:,} samples; "
-                    "run the same command again to resume"
+                    "run the same command again to resume",
+                    stop_asked(),
                 )
     return state
 
@@ -201,7 +209,10 @@ def refuse_non_finite(
     own_loss_is_bad = not bool(torch.isfinite(loss))
     if not distributed.any(own_loss_is_bad or not bool(torch.isfinite(norm))):
         return
-    if own_loss_is_bad or not distributed.any(own_loss_is_bad):
+    some_loss_is_bad = distributed.any(
+        own_loss_is_bad
+    )  # asked of all: gradients are shared, a loss tells whose clips it was
+    if own_loss_is_bad or not some_loss_is_bad:
         record = {
             "step": state.step,
             "samples": [int(i) for i in batch.sample],
