@@ -34,6 +34,7 @@ WORLD = WorldConfig(num_frames=8, min_bodies=1, max_bodies=2, max_interval=1)
 CONTEXT = 3  # frames given before each look
 BATCH = 8
 TIMED_STEPS = 4
+POINTS = 24  # of the loss curve, evenly spaced if there are steps enough
 LOOKS = 3  # at samples during training, the last one at the end; and one before it begins
 
 
@@ -95,7 +96,8 @@ def train_toy(
 
     looks = [(0, look(model.eval()))]
     step_seconds = time_step(lambda: model(*prepare(source.clips(range(BEYOND, BEYOND + BATCH)), 0))["loss"].backward())
-    clips = BATCH * max(1, min(most // BATCH, int(seconds / step_seconds)))
+    steps = max(1, min(most // BATCH, int(seconds / step_seconds)))
+    clips = BATCH * (steps - steps % POINTS if steps > POINTS else steps)
     training = lesson(clips, seed)
     start = time.perf_counter()
     state = train(
@@ -128,7 +130,7 @@ def lesson(clips: int, seed: int) -> TrainConfig:
         ),
         ema_half_life=clips / 8,
         checkpoint_every=clips,
-        log_every=max(BATCH, clips // 24),
+        log_every=max(BATCH, clips // POINTS),
         evaluate_every=-(-clips // LOOKS),
     )
 
