@@ -179,14 +179,14 @@ def train(
                 scores = dict(evaluate(state.samples, ema.model))
                 if log is not None:
                     log.write({"samples": state.samples, **scores})
-                    print("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()), flush=True)
+                    announce("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
             stop = distributed.any(bool(stop_asked()))
             if due(state.samples, config.batch_size, config.checkpoint_every) or last or stop:
                 if log is not None:
                     state.log_bytes = log.nbytes
                     saved = state.save(run_dir, resolved)
                     checkpoint.prune(run_dir, config.keep_checkpoints)
-                    print(f"saved {saved} at {state.samples:,} samples", flush=True)
+                    announce(f"saved {saved} at {state.samples:,} samples")
                 distributed.barrier()
             if stop and not last:
                 raise Interrupted(
@@ -195,6 +195,11 @@ def train(
                     stop_asked(),
                 )
     return state
+
+
+def announce(message: str) -> None:
+    """Print a line that stays, over the progress bar if there is one."""
+    print(f"\x1b[K{message}" if sys.stdout.isatty() else message, flush=True)
 
 
 def refuse_non_finite(
