@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -61,10 +62,25 @@ def _prepared_ahead(
         worker_init_fn=_prepare_worker,
         generator=torch.Generator(),  # without one, the loader draws from the global generator
     )
-    for batch in loader:
+    with _deferred_signals():
+        prepared = iter(loader)  # forks the workers
+    for batch in prepared:
         if isinstance(batch, ValueError):
             raise batch
         yield batch
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[None]:
+    """Hold back SIGTERM in processes that are started meanwhile, so that none is ever without protection."""
+    if sys.platform != "linux":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Batches(Dataset[Any]):
@@ -86,7 +102,7 @@ def _prepare_worker(worker: int) -> None:
     """Let the main process decide when to stop: a signal that reaches the whole process group must not lose a batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, set()), "workers start with it held back"
         threading.Thread(target=_obey_the_main_process, daemon=True).start()
     torch.set_num_threads(1)
 
