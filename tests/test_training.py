@@ -214,6 +214,20 @@ def test_evaluation_sees_the_average_and_leaves_the_model_alone(tmp_path: Path) 
     assert_same_bits(everything(run(tmp_path / "failed")), everything(state))
 
 
+def test_inputs_are_prepared_in_full_precision(tmp_path: Path) -> None:
+    """Autocast is for the model that is trained. A tokenizer that encoded under it would give latents of 8 bits, on
+    which no sampled video is ever conditioned."""
+    seen: dict[str, list[bool]] = {"prepare": [], "model": []}
+
+    def watch(model: nn.Module, step: int) -> None:
+        seen["prepare"].append(torch.is_autocast_enabled("cpu"))
+        if step == 0:
+            model.register_forward_pre_hook(lambda *_: seen["model"].append(torch.is_autocast_enabled("cpu")))
+
+    run(tmp_path, config=replace(RUN, total_samples=8, precision="bf16"), watch=watch)
+    assert seen == {"prepare": [False, False], "model": [True, True]}
+
+
 # --- numbers that are not finite ---
 
 

@@ -159,8 +159,9 @@ def train(
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, state.samples, config.total_samples)
             torch.manual_seed(int(generator(config.seed, "dropout", state.step, distributed.rank).integers(1 << 63)))
+            inputs = prepare(batch, state.step)  # outside autocast: a tokenizer encodes in its own precision
             with autocast:
-                parts: dict[str, Tensor] = wrapped(*prepare(batch, state.step))
+                parts: dict[str, Tensor] = wrapped(*inputs)
             state.optimizer.zero_grad(set_to_none=True)
             parts["loss"].backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
