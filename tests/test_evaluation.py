@@ -15,6 +15,7 @@ from magi.evaluation.run import continuations, evaluate, score_pixels, score_wor
 from magi.evaluation.world import WorldTest
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
+from magi.report.scores import CEILING, HELD, MODEL, score
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release
 from magi.tokenizers.pixel import PixelTokenizer
@@ -144,6 +145,18 @@ def test_copy_last_holds_the_last_given_frame() -> None:
     ramp = torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(1, 5, 3, 12, 12).contiguous()
     scores = score_pixels(ramp[:, 3:], ramp, reconstructed=ramp)
     assert scores["PSNR, copy last"].tolist() == pytest.approx([20 * math.log10(255), 20 * math.log10(255 / 2)])
+
+
+def test_copy_last_goes_through_the_tokenizer() -> None:
+    """Like the model's frames: a tokenizer that adds 3 makes frame 2 of the ramp a 5, wrong by 2 and 1; and the
+    demo's table says the same as this one's."""
+    ramp = torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(1, 5, 3, 64, 64).contiguous()
+    scores = score_pixels(ramp[:, 3:], ramp, reconstructed=ramp + 3)
+    assert scores["PSNR, copy last"].tolist() == pytest.approx([20 * math.log10(255 / 2), 20 * math.log10(255)])
+    states = World(WorldConfig(num_frames=5)).simulate([0])
+    shown = score(ramp[:, 3:], WorldTest(ramp, states), reconstructed=ramp + 3, context=3)
+    for name, who in (("model", MODEL), ("copy last", HELD), ("tokenizer", CEILING)):
+        assert torch.equal(shown.psnr[who].mean(0), scores[f"PSNR, {name}"])
 
 
 def test_the_truth_scores_well_in_the_world(test_clips: WorldTest) -> None:

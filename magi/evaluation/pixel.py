@@ -63,3 +63,18 @@ def _check(video: Tensor, truth: Tensor) -> None:
             raise ValueError(f"frames are {tensor.dtype} {tuple(tensor.shape)}; expected uint8 (..., 3, height, width)")
     if video.shape != truth.shape:
         raise ValueError(f"video is {tuple(video.shape)}, its truth {tuple(truth.shape)}; expected one shape")
+
+
+def copy_last(reconstructed: Tensor, *, frames: int) -> Tensor:
+    """The baseline that nothing moves: the last given frame as the tokenizer shows it, held still.
+
+    It goes through the tokenizer because the model's frames do: what the tokenizer loses is no fault of either.
+
+    Args:
+        reconstructed: (B, T, 3, H, W), clips through the tokenizer.
+        frames: F, how many frames at the end of the clips are to be predicted; fewer than T.
+
+    Returns:
+        (B, F, 3, H, W).
+    """
+    return reconstructed[:, -frames - 1 : -frames].expand(-1, frames, -1, -1, -1)

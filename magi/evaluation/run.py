@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from magi.evaluation.pixel import psnr, ssim
+from magi.evaluation.pixel import copy_last, psnr, ssim
 from magi.evaluation.world import WorldTest, score_positions
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release
@@ -76,7 +76,7 @@ def through_tokenizer(release: Release, video: Tensor, *, batch_size: int = 8) -
 
 
 def score_pixels(made: Tensor, video: Tensor, *, reconstructed: Tensor) -> Scores:
-    """PSNR and SSIM of generated frames, of the last given frame held still, and of the tokenizer's own reconstruction.
+    """PSNR and SSIM of generated frames, of `copy_last`, and of the tokenizer's own reconstruction.
 
     Args:
         made: (B, F, 3, H, W) uint8, the last F frames of the clips as generated.
@@ -90,7 +90,7 @@ def score_pixels(made: Tensor, video: Tensor, *, reconstructed: Tensor) -> Score
     truth = video[:, -frames:]
     shown = {
         "model": made,
-        "copy last": video[:, -frames - 1 : -frames].expand_as(truth),
+        "copy last": copy_last(reconstructed, frames=frames),
         "tokenizer": reconstructed[:, -frames:],
     }
     psnrs = {f"PSNR, {name}": psnr(frames, truth).mean(0) for name, frames in shown.items()}

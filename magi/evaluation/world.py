@@ -1,8 +1,7 @@
 """The frozen test of a model of the procedural world: which clips, and what is asked of their continuation.
 
 The clips come from a seed no training uses, and their pixels are hashed, so a result names exactly what it was measured
-on. Scores are read from uint8 tensors by generated frame: where the bodies are, how many there are, and how far the
-pixels are off.
+on. Scores are read from uint8 tensors by generated frame: where the bodies are and how many there are.
 
 Shapes: B clips, T frames, K bodies.
 """
@@ -12,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from magi.data.world import World, WorldConfig, WorldStates
@@ -93,9 +91,3 @@ def describe(test: WorldTest) -> dict[str, str | int | float]:
         "bounces per body in 12 frames": round(mean_bounces(test, frames=12), 3),
         "sha256": fingerprint(test),
     }
-
-
-def squared_error(video: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error of uint8 videos (B, F, 3, H, W) on the scale 0..1, (B, F) float64."""
-    difference = (video.to(torch.float64) - truth.to(torch.float64)) / 255
-    return difference.square().mean(dim=(2, 3, 4))

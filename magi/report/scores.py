@@ -14,7 +14,7 @@ from typing import Final, Literal
 from torch import Tensor
 
 from magi.evaluation import dynamics
-from magi.evaluation.pixel import psnr
+from magi.evaluation.pixel import copy_last, psnr
 from magi.evaluation.world import WorldTest
 
 Who = Literal["model", "held", "straight", "ceiling"]
@@ -51,7 +51,7 @@ def score(made: Tensor, test: WorldTest, *, reconstructed: Tensor, context: int)
         return dynamics.track(video, states.color, present=states.present, radius=states.radius)
 
     seen, best = read(test.video[:, :context]), reconstructed[:, context:]
-    copied = reconstructed[:, context - 1 : context].expand_as(made)
+    copied = copy_last(reconstructed, frames=frames)
     tracks: dict[Who, dynamics.Tracks] = {
         MODEL: read(made),
         HELD: dynamics.copy_last(seen, frames),
