@@ -19,12 +19,14 @@ import torch
 import yaml
 
 from magi import checkpoint, cli
+from magi.cli import evaluate as evaluate_verb
 from magi.cli import train as train_verb
 from magi.cli.runs import resolve
 from magi.cli.settings import flatten, read_flags, write_settings
 from magi.cli.tokenizer import TokenizerArguments
 from magi.cli.train import TrainArguments
 from magi.data.world import World, WorldConfig
+from magi.evaluation.world import FROZEN, WorldTest, describe, is_frozen
 from magi.experiments.autoencoder import AutoencoderRun
 from magi.experiments.presets import OWN, PRESETS, TOKENIZERS, own_tokenizer
 from magi.experiments.video import VideoRun
@@ -418,10 +420,22 @@ def test_evaluate(model: Path, clips: Path, tmp_path: Path, capsys: pytest.Captu
     assert magi("evaluate", model, "--data", clips, "--out", tmp_path / "f.json", *words) == 0
     world, folder = (json.loads((tmp_path / name).read_text()) for name in ("w.json", "f.json"))
     assert all(f"\n{name} " in shown for name in world["scores"])
+    assert f"{world['test']['sha256']}: not the frozen test" in shown and not world["test"]["frozen"]
     assert all(len(values) == 4 for values in (*world["scores"].values(), *folder["scores"].values()))
     assert len(world["test"]["sha256"]) == 64 and "test" not in folder
     assert "position error, model" in world["scores"] and "position error, model" not in folder["scores"]
     assert folder["scores"]["PSNR, tokenizer"] == [100.0] * 4  # pixels lose nothing
+
+
+def test_evaluate_takes_the_frozen_test(clips: Path) -> None:
+    """Nothing said, the world's clips are those that results are published on, and a folder gives 64."""
+    world = evaluate_verb.EvaluateArguments(data="world")
+    test = evaluate_verb.read_clips(world, size=64)
+    assert isinstance(test, WorldTest)
+    told = evaluate_verb.identify({**describe(test), "frozen": is_frozen(test)})
+    assert told.startswith("256 clips of 21 frames, interval 1, ") and told.endswith(f"{FROZEN[1]}: the frozen test")
+    assert evaluate_verb.EvaluateArguments(data=str(clips)).clip_count == 64
+    assert replace(world, clips=3).clip_count == 3
 
 
 def test_info(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor
 from magi.data.world import World, WorldConfig
 from magi.evaluation.pixel import HIGHEST_PSNR, psnr, ssim
 from magi.evaluation.run import continuations, evaluate, score_pixels, score_world, through_tokenizer
-from magi.evaluation.world import WorldTest
+from magi.evaluation.world import EVALUATION_WORLD, FROZEN, WorldTest, describe, is_frozen, world_test
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
 from magi.report.scores import CEILING, HELD, MODEL, score
@@ -165,6 +167,18 @@ def test_the_truth_scores_well_in_the_world(test_clips: WorldTest) -> None:
     assert (scores["position error, model"] < 0.5).all()
     assert torch.equal(scores["position error, model"], scores["position error, tokenizer"])
     assert (scores["position error, copy last"] > scores["position error, model"]).all()
+
+
+def test_the_frozen_test_is_the_frozen_test() -> None:
+    """Simulated and drawn anew, the clips have the hashes of the results file, which are those that the code knows;
+    one clip fewer is another test."""
+    written = json.loads((Path(__file__).parents[1] / "results" / "world64-test.json").read_text())
+    assert written["world"] == repr(EVALUATION_WORLD)
+    tests = {interval: world_test(interval) for interval in FROZEN}
+    assert written["tests"] == [describe(test) for test in tests.values()]
+    assert {test["interval"]: test["sha256"] for test in written["tests"]} == FROZEN
+    fewer = WorldTest(tests[1].video[:-1], tests[1].states)
+    assert is_frozen(tests[2]) and not is_frozen(fewer)
 
 
 def test_everything_at_once(release: Release, test_clips: WorldTest) -> None:

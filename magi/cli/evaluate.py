@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +19,12 @@ from magi.cli.show import progress, table
 from magi.data.folder import FolderConfig, FolderSource
 from magi.distributed import Device, pick_device
 from magi.evaluation.run import Scores, evaluate
-from magi.evaluation.world import HORIZONS, WorldTest, at_size, describe, world_test
+from magi.evaluation.world import CLIPS as WORLD_CLIPS
+from magi.evaluation.world import FROZEN, HORIZONS, WorldTest, at_size, describe, is_frozen, world_test
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import load
+
+FOLDER_CLIPS = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class EvaluateArguments:
     """Continue clips and compare them with what really came, frame by frame.
 
     $ magi evaluate runs/mine --data path/to/other/videos --json scores.json
-    $ magi evaluate world64 --data world --clips 64
+    $ magi evaluate world64 --data world --json scores.json
 
     MODEL is the folder of a run or of a release, or world64, and comes first. Beside the model stand its baseline, the
     last given frame held still, and its ceiling, the true frames through the tokenizer. In the world the discs are
@@ -38,8 +41,8 @@ class EvaluateArguments:
 
     data: str
     """A folder of videos that were not trained on, or world."""
-    clips: int = 64
-    """Clips to continue: the first of the world's test, or spread over the videos of the folder."""
+    clips: int | None = None
+    """Clips to continue: the first of the world's test (all 256), or spread over the videos of the folder (64)."""
     context_frames: int = 5
     """Frames that are given."""
     frames: int = 16
@@ -59,8 +62,14 @@ class EvaluateArguments:
 
     def __post_init__(self) -> None:
         for option in ("clips", "context_frames", "frames", "batch"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {getattr(self, option)}")
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
+
+    @property
+    def clip_count(self) -> int:
+        """How many clips to continue, where nothing was said too."""
+        return self.clips or (WORLD_CLIPS if self.data == "world" else FOLDER_CLIPS)
 
 
 def main(words: Sequence[str]) -> int:
@@ -73,13 +82,16 @@ def main(words: Sequence[str]) -> int:
     release = load(directory, device=pick_device(arguments.device))
     check_interval(release, arguments.interval)
     clips = read_clips(arguments, size=picture_size(release))
+    test = {**describe(clips), "frozen": is_frozen(clips)} if isinstance(clips, WorldTest) else None
     print(in_force(release, arguments.sample))
+    if test is not None:
+        print(identify(test))
 
     start = time.perf_counter()
     scores = evaluate(
         release, clips, context=arguments.context_frames, interval=arguments.interval, seed=arguments.seed,
         settings=arguments.sample, batch_size=arguments.batch,
-        note=lambda done: progress(done, arguments.clips, "clips"),
+        note=lambda done: progress(done, arguments.clip_count, "clips"),
     )  # fmt: skip
     print(show(scores))
     if arguments.json is not None:
@@ -88,10 +100,11 @@ def main(words: Sequence[str]) -> int:
             "model": str(directory),
             "device": str(release.model.head_position.device),
             "data": arguments.data,
-            **{name: getattr(arguments, name) for name in ("clips", "context_frames", "frames", "interval", "seed")},
+            "clips": arguments.clip_count,
+            **{name: getattr(arguments, name) for name in ("context_frames", "frames", "interval", "seed")},
             "sample": asdict(arguments.sample),
             "seconds": round(time.perf_counter() - start, 2),
-            **({"test": describe(clips)} if isinstance(clips, WorldTest) else {}),
+            **({"test": test} if test is not None else {}),
             "scores": {name: values.tolist() for name, values in scores.items()},
         }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
@@ -104,12 +117,20 @@ def read_clips(arguments: EvaluateArguments, *, size: int) -> Tensor | WorldTest
     length = arguments.context_frames + arguments.frames
     if arguments.data == "world":
         world = replace(at_size(size), num_frames=length)
-        return world_test(arguments.interval, clips=arguments.clips, config=world)
+        return world_test(arguments.interval, clips=arguments.clip_count, config=world)
     folder = FolderConfig(
         path=arguments.data, num_frames=length, size=size, flip=False, seed=arguments.seed,
         min_interval=arguments.interval, max_interval=arguments.interval, interval_rule="fixed",
     )  # fmt: skip
-    return FolderSource(folder).clips(range(arguments.clips)).video
+    return FolderSource(folder).clips(range(arguments.clip_count)).video
+
+
+def identify(test: Mapping[str, Any]) -> str:
+    """Which clips of the world a result is measured on, in one line."""
+    intervals = " or ".join(map(str, FROZEN))
+    other = f"not the frozen test, which is {WORLD_CLIPS} clips of 64 pixels, 5 + 16 frames, at interval {intervals}"
+    which = "the frozen test" if test["frozen"] else other
+    return f"{test['clips']} clips of {test['frames']} frames, interval {test['interval']}, {test['sha256']}: {which}"
 
 
 def show(scores: Scores) -> str:

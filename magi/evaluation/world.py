@@ -4,12 +4,16 @@ The clips come from a seed no training uses, and their pixels are hashed, so a r
 on. Scores are read from uint8 tensors by generated frame: where the bodies are and how many there are.
 
 Shapes: B clips, T frames, K bodies.
+
+    python -m magi.evaluation.world         # writes results/world64-test.json
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor
 
@@ -22,6 +26,11 @@ EVALUATION_WORLD = WorldConfig(num_frames=21, seed=20_250_123)
 CLIPS = 256
 CONTEXT = 5
 HORIZONS = (1, 4, 8, 11, 16)  # generated frames to report
+FROZEN = {
+    1: "7583dbd11baf8cc97ba7312e73eba13b46a3bcf7b975b673ee1efe8e04f52aa4",
+    2: "8202ed1a75203579320b54d3c6a7c3a31a8f437349d43d80d552993e26295cee",
+}
+"""By interval, SHA-256 of the pixels of the first `CLIPS` clips of `EVALUATION_WORLD`: the frozen test."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +100,21 @@ def describe(test: WorldTest) -> dict[str, str | int | float]:
         "bounces per body in 12 frames": round(mean_bounces(test, frames=12), 3),
         "sha256": fingerprint(test),
     }
+
+
+def is_frozen(test: WorldTest) -> bool:
+    """Whether these are, to the last pixel, the clips that published results are measured on."""
+    return FROZEN.get(int(test.states.interval[0])) == fingerprint(test)
+
+
+def main() -> None:
+    """Write what the frozen tests are, hashed anew."""
+    path = Path("results/world64-test.json")
+    tests = [describe(world_test(interval)) for interval in FROZEN]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"world": repr(EVALUATION_WORLD), "tests": tests}, indent=2) + "\n", encoding="utf-8")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
