@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,10 @@ import torch
 from torch import Tensor
 
 from magi.checkpoint import CheckpointError
+from magi.data.world import WorldConfig
+from magi.distributed import Distributed
+from magi.experiments.data import DataConfig
+from magi.experiments.video import VideoRun, train_video
 from magi.model.magi import Magi
 from magi.training import optim
 from magi.training.ema import Ema
@@ -30,6 +35,7 @@ from tests.toy_runs import (
     score,
     terminate,
 )  # fmt: skip
+from tests.toys import tiny
 
 Uninterrupted = tuple[Path, dict[str, Tensor]]
 
@@ -165,3 +171,47 @@ def test_unfit_lengths_are_refused() -> None:
         TrainConfig(total_samples=10, batch_size=4)
     with pytest.raises(ValueError, match="keep_checkpoints must be at least 1, got 0"):
         replace(RUN, keep_checkpoints=0)
+
+
+# --- what a run leaves behind ---
+
+SHORT = VideoRun(
+    data=DataConfig(world=WorldConfig(size=32, num_frames=3, max_interval=1)),
+    tokenizer="pixel:8",
+    model=tiny(latent_channels=192, latent_height=4, latent_width=4, num_frames=3, depth=1),
+    train=replace(RUN, total_samples=8),
+)
+
+
+def released(folder: Path) -> dict[str, bytes]:
+    """Every file of the run's release."""
+    return {path.name: path.read_bytes() for path in (folder / "release").iterdir()}
+
+
+def extend(folder: Path, samples: int) -> dict[str, bytes]:
+    """Train up to so many samples and return the release."""
+    train_video(replace(SHORT, train=replace(RUN, total_samples=samples)), run_dir=folder, distributed=Distributed())
+    return released(folder)
+
+
+def test_the_release_is_of_the_newest_end(tmp_path: Path) -> None:
+    """A run that is extended would otherwise hand out its old weights for ever. The new release is the one of a run of
+    that length from the start, and says how long it was; nothing is left over beside it."""
+    short = extend(tmp_path / "extended", 8)
+    before = (tmp_path / "extended" / "release").stat().st_ino
+    assert extend(tmp_path / "extended", 8) == short
+    assert (tmp_path / "extended" / "release").stat().st_ino == before, "an identical release is left alone"
+    long = extend(tmp_path / "extended", 16)
+    assert long == extend(tmp_path / "long", 16) and long["model.safetensors"] != short["model.safetensors"]
+    assert [json.loads(files["config.json"])["run"] for files in (short, long)] == [{"samples": 8}, {"samples": 16}]
+    left = {path.name for path in (tmp_path / "extended").iterdir()}
+    assert left == {"release", "metrics.jsonl", *checkpoints(tmp_path / "extended")}
+
+
+def test_a_release_changed_by_hand_is_kept(tmp_path: Path) -> None:
+    """What the user wrote into a release cannot be made again, so it is moved aside instead of deleted."""
+    extend(tmp_path, 8)
+    (tmp_path / "release" / "README.md").write_text("my notes")
+    assert extend(tmp_path, 16)["README.md"] != b"my notes"
+    (kept,) = tmp_path.glob("release-changed-*")
+    assert (kept / "README.md").read_text() == "my notes"

@@ -14,6 +14,7 @@ from magi.data.clips import BEYOND, Clips
 from magi.data.loader import batches
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
+from magi.experiments.publish import publish
 from magi.seeds import generator
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.protocol import to_pixels
@@ -71,11 +72,12 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
     chunks = (range(BEYOND + 16 + i, BEYOND + 32 + i) for i in range(0, 256, 16))
     averaged.measure_statistics(to_pixels(source.clips(chunk).video.to(distributed.device)) for chunk in chunks)
     release = run_dir / "release"
-    if distributed.is_first and not release.exists():
+    if distributed.is_first:
         psnr = reconstruction_psnr(
             averaged, to_pixels(source.clips(range(BEYOND, BEYOND + 64)).video.to(distributed.device))
         )
-        save_autoencoder(release, averaged, card(run, averaged, psnr))
+        text = card(run, averaged, psnr)
+        publish(release, lambda folder: save_autoencoder(folder, averaged, text, run={"samples": state.samples}))
     return release
 
 

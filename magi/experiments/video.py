@@ -14,6 +14,7 @@ from magi.data.clips import BEYOND, Clips
 from magi.data.loader import batches
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
+from magi.experiments.publish import publish
 from magi.model.config import MagiConfig
 from magi.model.draws import TrainingDraws, draw_training
 from magi.model.magi import Magi
@@ -101,10 +102,11 @@ def train_video(
         evaluate=evaluate(tokenizer) if evaluate is not None else None,
     )
     release = run_dir / "release"
-    if distributed.is_first and not release.exists():
+    if distributed.is_first:
         averaged = state.ema.model
         assert isinstance(averaged, Magi)
-        save_release(release, Release(averaged, tokenizer, run.sample), card=card(run, state.samples))
+        ready, text = Release(averaged, tokenizer, run.sample), card(run, state.samples)
+        publish(release, lambda folder: save_release(folder, ready, card=text, run={"samples": state.samples}))
     return release
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,13 +36,22 @@ class Release:
         return self
 
 
-def save_release(directory: Path, release: Release, *, card: str) -> None:
-    """Write a folder that `load` reads; never over an existing one."""
-    described = {
+def save_release(directory: Path, release: Release, *, card: str, run: Mapping[str, Any] | None = None) -> None:
+    """Write a folder that `load` reads; never over an existing one.
+
+    Args:
+        directory: the folder.
+        release: what to write.
+        card: the README.
+        run: facts about the training, for the reader of config.json; `load` does not look at them.
+    """
+    described: dict[str, Any] = {
         "model": asdict(release.model.config),
         "tokenizer": store.describe(release.tokenizer),
         "sample": asdict(release.sample),
     }
+    if run is not None:
+        described["run"] = dict(run)
     tensors = {"model": release.model.state_dict(), **store.weights(release.tokenizer)}
     checkpoint.save(directory, tensors, {"config.json": described, "README.md": card})
 

@@ -50,10 +50,11 @@ def restore(directory: Path, description: Mapping[str, Any]) -> Tokenizer:
     return model.eval().requires_grad_(False)
 
 
-def save_autoencoder(directory: Path, model: Autoencoder, card: str) -> None:
-    """Write a released autoencoder: weights with their latent statistics, configuration, and a card that says where it
-    comes from."""
-    checkpoint.save(directory, weights(model), {"config.json": {"tokenizer": describe(model)}, "README.md": card})
+def save_autoencoder(directory: Path, model: Autoencoder, card: str, *, run: Mapping[str, Any]) -> None:
+    """Write a released autoencoder: weights with their latent statistics, configuration with facts about its training,
+    and a card that says where it comes from."""
+    described = {"tokenizer": describe(model), "run": dict(run)}
+    checkpoint.save(directory, weights(model), {"config.json": described, "README.md": card})
 
 
 def load_tokenizer(name: str) -> Tokenizer:
