@@ -382,6 +382,7 @@ def test_sample_continues_videos(model: Path, clips: Path, tmp_path: Path, capsy
     assert "4 mask steps (not 99: one per token), 2 ddpm steps" in capsys.readouterr().out
     record = json.loads((out / "sample.json").read_text())
     assert (record["mask_steps_made"], record["seeds"], record["device"]) == (4, [0, 1], "cpu")
+    assert (record["torch"], record["threads"]) == (torch.__version__, torch.get_num_threads())
     assert sorted(path.name for path in out.iterdir()) == sorted([*record["files"], "sample.json"])
     film = read_video(out / "000-world-000000.mp4").frames
     side = (32 + 2) * 8  # a frame of one pixel, enlarged eight times
@@ -402,11 +403,15 @@ def test_sample_without_truth_or_context(model: Path, clips: Path, tmp_path: Pat
     assert sorted(path.suffix for path in free.iterdir()) == [".json", ".mp4", ".mp4"]
 
 
-def test_sample_is_a_function_of_the_seed(model: Path, clips: Path, tmp_path: Path) -> None:
-    """Video i has seed + i: the second of two at seed 5 is the first at seed 6, whatever batch it was made in."""
+def test_sample_is_a_function_of_the_seed(
+    model: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Video i has seed + i: the second of two at seed 5 is the first at seed 6, whatever batch it was made in; what
+    that costs is said."""
     words = ["sample", model, "--context", clips / "world-000001.mp4", "--plain", "--sample.deterministic"]
     assert magi(*words, *"--frames 3 --seed 5 --count 2 --batch 2 --out".split(), tmp_path / "a") == 0
     assert magi(*words, *"--frames 3 --seed 6 --count 1 --batch 1 --out".split(), tmp_path / "b") == 0
+    assert capsys.readouterr().out.count("deterministic: one video at a time") == 2
     again = (tmp_path / "b" / "000-world-000001.mp4").read_bytes()
     assert (tmp_path / "a" / "001-world-000001.mp4").read_bytes() == again
     assert (tmp_path / "a" / "000-world-000001.mp4").read_bytes() != again

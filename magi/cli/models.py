@@ -82,5 +82,6 @@ def in_force(release: Release, settings: SampleConfig) -> str:
     fewer = f" (not {settings.mask_steps}: one per token)" if steps < settings.mask_steps else ""
     solver = settings.solver or SOLVERS[config.head.kind][0]
     rest = f"temperature {settings.temperature:g}, time {settings.time_mode}, window {settings.window or 'all'}"
+    alone = ", deterministic: one video at a time" if settings.deterministic else ""
     device = release.model.head_position.device
-    return f"{steps} mask steps{fewer}, {settings.head_steps} {solver} steps, {rest}, on {device}"
+    return f"{steps} mask steps{fewer}, {settings.head_steps} {solver} steps, {rest}, on {device}{alone}"

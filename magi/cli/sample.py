@@ -90,6 +90,8 @@ def main(words: Sequence[str]) -> int:
     print(f"{made} frames at {pace:.3g} s each, in {folder}")
     record = {
         "magi": __version__,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
         "model": str(directory),
         "device": str(release.model.head_position.device),
         "context": [str(video.path) if video else None for video in given],
