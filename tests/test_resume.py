@@ -145,6 +145,20 @@ def test_periods_and_length_may_change(tmp_path: Path, uninterrupted: Uninterrup
     assert_same_bits(everything(state), uninterrupted[1])
 
 
+def test_what_decides_no_weight_may_change(tmp_path: Path) -> None:
+    """How samples are drawn and shown, what is kept in memory and when a folder is given up on change no weight, so a
+    run resumes under other values of them; the same fields elsewhere, and their neighbours, are compared as ever."""
+    folder = {"path": "videos", "cache_mb": 256, "bad_files": None, "max_bad_fraction": 0.01, "seed": 0}
+    saved = {"train": asdict(RUN), "sample": {"head_steps": 100}, "watch_clips": 4, "data": {"folder": folder}}
+    model = Magi(MODEL)
+    state = TrainingState(model, Ema(model, half_life_samples=1), optim.build_optimizer(model, RUN.optim))
+    directory = state.save(tmp_path, saved)
+    other = {**folder, "cache_mb": 1, "bad_files": "bad.jsonl", "max_bad_fraction": 0.5}
+    state.load(directory, {**saved, "sample": {"head_steps": 9}, "watch_clips": 0, "data": {"folder": other}})
+    with pytest.raises(CheckpointError, match=r"data\.folder\.seed: saved 0, now 1\. "):
+        state.load(directory, {**saved, "sample": {}, "data": {"folder": {**other, "seed": 1}}})
+
+
 def test_the_length_may_change_until_the_rate_falls(tmp_path: Path) -> None:
     """A rate that falls at the end depends on the length, so from there on the length belongs to the recipe."""
     short = replace(RUN, total_samples=24, optim=replace(RUN.optim, decay="tail", decay_samples=8))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,21 +100,34 @@ class TrainingState:
             }
 
 
-def _without_effect(saved: Mapping[str, Any], samples: int) -> set[str]:
-    """Training settings that may change between stop and resume, because the weights so far do not depend on them.
+WITHOUT_EFFECT = (
+    *(("train", n) for n in ("checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every")),
+    *(("train", n) for n in ("workers", "tensorboard")),
+    ("sample",),
+    ("watch_clips",),
+    *(("data", "folder", n) for n in ("cache_mb", "bad_files", "max_bad_fraction")),
+)
+"""Paths of settings that decide no weight: periods and processes, what is looked at, when to give up on a folder."""
 
-    Reporting periods never matter. The length of the run matters only where the learning rate looks at it.
+
+def _without_effect(saved: Mapping[str, Any], samples: int) -> list[tuple[str, ...]]:
+    """Settings that may change between stop and resume, because the weights so far do not depend on them.
+
+    The length of the run matters only where the learning rate looks at it.
     """
-    names = {"checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every", "workers", "tensorboard"}
     train = saved.get("train", {})
     optim = train.get("optim", {})
     if optim.get("decay") != "cosine" and samples <= train.get("total_samples", 0) - optim.get("decay_samples", 0):
-        names.add("total_samples")
-    return names
+        return [*WITHOUT_EFFECT, ("train", "total_samples")]
+    return [*WITHOUT_EFFECT]
 
 
-def _without(config: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
-    """A plain copy of a run's configuration without these training settings."""
+def _without(config: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """A plain copy of a run's configuration without these settings."""
     plain: dict[str, Any] = json.loads(json.dumps(config))
-    plain["train"] = {name: value for name, value in plain.get("train", {}).items() if name not in names}
+    for *parents, name in paths:
+        part: dict[str, Any] = plain
+        for parent in parents:
+            part = part.get(parent) or {}
+        part.pop(name, None)
     return plain
