@@ -171,6 +171,7 @@ def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         ("world --out x --videos 0", "--videos must be at least 1"),
         ("world --out x --videos 1 --size 48", "expected 32 or 64"),
         ("world --out FULL --videos 1", "not an empty folder"),
+        ("world --out x --videos 1 --device abacus", "'auto', 'cpu', 'cuda', 'mps'"),
         ("sample", "name a model first"),
         ("sample nowhere --out x", "there is no model 'nowhere'"),
         ("sample no/where --out x", "no/where does not exist"),
@@ -372,6 +373,16 @@ def test_the_world_tells_the_truth(clips: Path) -> None:
         assert torch.equal(positions.transpose(0, 1), states.position[0][:, states.present[0]])
         seen = torch.from_numpy(read_video(clips / f"world-{sample:06d}.mp4").frames).int()
         assert (seen - world.render(states)[0].permute(0, 2, 3, 1).int()).abs().float().mean() < 2
+
+
+def test_the_world_is_drawn_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device reaches whatever draws; not told, it is the CPU, which draws the same everywhere."""
+    drawn_on: list[torch.device] = []
+    monkeypatch.setattr("magi.cli.world.pick_device", torch.device)
+    monkeypatch.setattr("magi.cli.world.write_world", lambda *_, device, **__: drawn_on.append(device))
+    assert magi("world", "--out", tmp_path / "a", "--videos", "1") == 0
+    assert magi("world", "--out", tmp_path / "b", "--videos", "1", "--device", "cuda") == 0
+    assert [device.type for device in drawn_on] == ["cpu", "cuda"]
 
 
 def test_sample_continues_videos(model: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

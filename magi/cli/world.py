@@ -10,6 +10,7 @@ from magi.cli.arguments import Common, CommonOptions, parse
 from magi.cli.show import new_folder, progress
 from magi.data.world import WorldConfig
 from magi.data.world_files import write_world
+from magi.distributed import Device, pick_device
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class WorldArguments:
     """The red disc answers to one random action per frame."""
     fps: float = 10.0
     """How fast the files play."""
+    device: Device = "cpu"
+    """Where to draw; another device may round a pixel differently."""
     common: CommonOptions = field(default_factory=Common)
 
 
@@ -69,8 +72,9 @@ def main(words: Sequence[str]) -> int:
         max_interval=arguments.interval,
         seed=arguments.seed,
     )
+    device = pick_device(arguments.device)
     folder = new_folder(arguments.out)
     for done in range(arguments.videos):
-        write_world(folder, config, samples=[arguments.first + done], fps=arguments.fps)
+        write_world(folder, config, samples=[arguments.first + done], fps=arguments.fps, device=device)
         progress(done + 1, arguments.videos, f"videos in {folder}")
     return 0
