@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from magi.model.diffusion import Spacing
 from magi.model.embeddings import TimeMode
-from magi.model.head import Solver
+from magi.model.head import SOLVERS, HeadConfig, Solver
 from magi.sampling.noise import NoiseSource
 
 
@@ -46,3 +46,15 @@ class SampleConfig:
             raise ValueError(f"temperature must not be negative, got {self.temperature}")
         if self.window is not None and self.window < 2:
             raise ValueError(f"window must hold at least 2 frames, one seen and one made; got {self.window}")
+
+    def solver_for(self, head: HeadConfig) -> Solver:
+        """The solver that samples from a head: the one that was asked for, or the head's own.
+
+        Raises:
+            ValueError: the solver does not fit the kind of the head.
+        """
+        solvers = SOLVERS[head.kind]
+        if self.solver is not None and self.solver not in solvers:
+            expected = ", ".join(solvers)
+            raise ValueError(f"solver {self.solver!r} does not fit a head of kind {head.kind!r}; expected {expected}")
+        return self.solver or solvers[0]

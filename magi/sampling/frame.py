@@ -12,7 +12,6 @@ from einops import rearrange
 from torch import Tensor
 
 from magi.model.cache import KVCache
-from magi.model.head import SOLVERS
 from magi.model.magi import Magi
 from magi.model.masking import unmasking_counts
 from magi.sampling.config import SampleConfig
@@ -62,7 +61,7 @@ def sample_frame(
                 rearrange(take(z, chosen), "b n d -> (b n) d"),
                 rearrange(take(noise(step), chosen), "s b n c -> s (b n) c"),
                 num_steps=settings.head_steps,
-                solver=settings.solver or SOLVERS[model.config.head.kind][0],
+                solver=settings.solver_for(model.config.head),
                 spacing=settings.spacing,
                 temperature=settings.temperature,
             )

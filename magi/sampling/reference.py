@@ -11,7 +11,6 @@ from torch import Tensor
 from magi.model.draws import noise_bucket
 from magi.model.embeddings import patchify, temporal_positions, unpatchify
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
-from magi.model.head import SOLVERS
 from magi.model.magi import Magi
 from magi.model.masking import unmasking_counts
 from magi.sampling.config import SampleConfig
@@ -45,7 +44,7 @@ def generate_one(
                 z,
                 head_noise,
                 num_steps=settings.head_steps,
-                solver=settings.solver or SOLVERS[config.head.kind][0],
+                solver=settings.solver_for(config.head),
                 spacing=settings.spacing,
                 temperature=settings.temperature,
             )
