@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +18,12 @@ import torch.multiprocessing
 from torch import Tensor, nn
 
 from magi import distributed
+from magi.model.config import MagiConfig
 from magi.model.draws import draw_training
 from magi.model.magi import Magi
 from magi.training import optim
 from magi.training.ema import Ema, half_life
-from magi.training.loop import Interrupted, NonFiniteError, due
+from magi.training.loop import Interrupted, NonFiniteError, TrainConfig, due
 from magi.training.optim import OptimConfig, learning_rate
 from tests.toy_runs import (
     MODEL,
@@ -134,6 +136,38 @@ def test_periods_are_met_whatever_the_batch() -> None:
         ends = range(batch, 301, batch)
         happened = [end for end in ends if due(end, batch, 10)]
         assert happened == sorted({min(end for end in ends if end >= m) for m in range(10, ends[-1] + 1, 10)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "wrong"),
+    [
+        *((TrainConfig, name, 0) for name in ("batch_size", "total_samples", "keep_checkpoints", "ema_half_life")),
+        *((TrainConfig, name, 0) for name in ("checkpoint_every", "log_every", "evaluate_every")),
+        *((TrainConfig, name, -1) for name in ("total_samples", "workers", "ema_ramp")),
+        *((OptimConfig, name, wrong) for name in ("lr", "clip") for wrong in (0.0, -1.0, math.nan)),
+        *((OptimConfig, name, -1) for name in ("warmup_samples", "decay_samples", "weight_decay")),
+        *((OptimConfig, "betas", wrong) for wrong in ((0.9, 1.0), (-0.1, 0.9), (0.9,))),
+        *((MagiConfig, name, 0) for name in ("patch", "depth", "heads", "num_frames", "head_repeats")),
+        *((MagiConfig, name, 0) for name in ("masks_per_clip", "max_interval", "noise_buckets")),
+        *((MagiConfig, name, 0.0) for name in ("noise_max", "mask_ratio_std")),
+        *((MagiConfig, "dropout", wrong) for wrong in (-0.1, 1.0)),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(kind: Any, name: str, wrong: object) -> None:
+    """A period of 0 divides by zero after the first step, a depth of 0 is no transformer, a dropout of 1 lets nothing
+    through: refused where they are stated, by name and with the value."""
+    with pytest.raises(ValueError, match=rf"^{name} must .*got {re.escape(str(wrong))}"):
+        kind(**{name: wrong})
+
+
+def test_an_average_without_ramp_is_slow_from_the_start() -> None:
+    """With a ramp of 0 the half-life holds from the first sample on: after one of them the average is half way."""
+    model = Weight(0.0)
+    ema = Ema(model, half_life_samples=400, ramp=0)
+    model.weight.data.fill_(1.0)
+    for samples in range(8, 401, 8):
+        ema.update(model, samples=samples, batch=8)
+    assert float(ema.model.weight) == pytest.approx(0.5, abs=1e-12)
 
 
 class Weight(nn.Module):

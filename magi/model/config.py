@@ -12,6 +12,12 @@ from magi.model.embeddings import NoiseEmbedding
 from magi.model.head import HeadConfig
 
 Forcing = Literal["ctf", "mtf"]
+COUNTS = (
+    *("latent_channels", "latent_height", "latent_width", "patch", "num_frames"),
+    *("depth", "width", "mlp_width", "heads"),
+    *("head_repeats", "masks_per_clip", "max_interval", "noise_buckets"),
+)
+"""Settings that count something there must be at least one of."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,14 @@ class MagiConfig:
     """Diffusion times drawn per masked token and step (MAR's diffusion_batch_mul)."""
 
     def __post_init__(self) -> None:
+        for name in COUNTS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("noise_max", "mask_ratio_std"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         for size, name in ((self.latent_height, "latent_height"), (self.latent_width, "latent_width")):
             if size % self.patch:
                 raise ValueError(f"{name} {size} is not divisible by patch {self.patch}")

@@ -18,7 +18,7 @@ class Ema:
     """Exponential moving average, paced by samples seen (EDM2): its memory does not change with the batch size.
 
     While training is young the half-life is a fixed share of the samples seen, so the initial weights are soon
-    forgotten.
+    forgotten. A ramp of 0 leaves the half-life alone.
     """
 
     def __init__(self, model: nn.Module, *, half_life_samples: float, ramp: float = 0.05) -> None:
@@ -29,7 +29,7 @@ class Ema:
     @torch.no_grad()
     def update(self, model: nn.Module, *, samples: int, batch: int) -> None:
         """Move towards the model's weights, after a step that took `batch` samples and ended at `samples` seen."""
-        memory = min(self.half_life_samples, max(self.ramp * samples, 1e-9))
+        memory = min(self.half_life_samples, self.ramp * samples) if self.ramp else self.half_life_samples
         weight = 1.0 - 0.5 ** (batch / memory)
         averages: list[Tensor] = list(self.model.parameters())
         currents: list[Tensor] = list(model.parameters())

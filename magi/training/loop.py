@@ -32,6 +32,7 @@ from magi.training.state import TrainingState
 
 Inputs = tuple[Any, ...]
 Evaluate = Callable[[int, nn.Module], Iterable[tuple[str, float]]]
+PERIODS = ("checkpoint_every", "log_every", "evaluate_every")
 
 
 class Interrupted(Exception):
@@ -60,7 +61,7 @@ class TrainConfig:
     ema_half_life: float = 887_000
     """Half-life of the weight average; .9999 per step at batch 128 (A.3)."""
     ema_ramp: float = 0.05
-    """Early on the half-life is this share of the samples seen."""
+    """Early on the half-life is this share of the samples seen; 0 is no ramp."""
     checkpoint_every: int = 100_000
     keep_checkpoints: int = 2
     log_every: int = 2_000
@@ -70,10 +71,17 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("total_samples", "batch_size", *PERIODS, "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.total_samples % self.batch_size:
             raise ValueError(f"total_samples {self.total_samples} is not a multiple of batch_size {self.batch_size}")
-        if self.keep_checkpoints < 1:
-            raise ValueError(f"keep_checkpoints must be at least 1, got {self.keep_checkpoints}")
+        if not self.ema_half_life > 0:
+            raise ValueError(f"ema_half_life must be above 0 samples, got {self.ema_half_life}")
+        if not self.ema_ramp >= 0:
+            raise ValueError(f"ema_ramp must not be negative, got {self.ema_ramp}; 0 is no ramp")
+        if self.workers < 0:
+            raise ValueError(f"workers must not be negative, got {self.workers}; 0 loads in the training process")
 
 
 def due(samples: int, batch: int, every: int) -> bool:

@@ -29,6 +29,14 @@ class OptimConfig:
     """Largest gradient norm."""
 
     def __post_init__(self) -> None:
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup_samples", "decay_samples", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
         if (self.decay == "tail") != (self.decay_samples > 0):
             raise ValueError(
                 f"decay {self.decay!r} with decay_samples {self.decay_samples}: "
