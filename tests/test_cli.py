@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -220,11 +222,30 @@ def test_debug_shows_the_traceback() -> None:
         cli.main(["train", "tiny", "--out", "x", "--debug"])
 
 
-def test_a_bug_is_not_taken_for_misuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An assertion that fails is no user's fault: it keeps its traceback."""
-    monkeypatch.setattr("magi.cli.info.compute", lambda arguments: pytest.fail("not here"))
-    with pytest.raises(BaseException, match="not here"):
+@pytest.mark.parametrize("bug", [AssertionError, TypeError, KeyError, RuntimeError])
+def test_a_bug_is_not_taken_for_misuse(
+    bug: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What fails by no user's fault leaves the command as it was raised, and nothing is told in its place; so Python
+    shows the traceback, down to the function that has the bug."""
+
+    def broken(arguments: Any) -> None:
+        raise bug("not here")
+
+    monkeypatch.setattr("magi.cli.info.compute", broken)
+    with pytest.raises(bug, match="not here") as raised:
         cli.main(["info", "tiny"])
+    assert raised.traceback[-1].name == "broken"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bug_shows_its_traceback() -> None:
+    """The same from outside: the process ends with code 1 and the traceback on stderr."""
+    bug = "import magi.cli, magi.cli.info as verb; verb.compute = lambda arguments: 1 + ''"
+    program = f"{bug}; magi.cli.main(['info', 'tiny'])"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback") and "TypeError" in ended.stderr.splitlines()[-1]
 
 
 def test_interrupt_and_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -542,7 +563,8 @@ def test_sigterm_saves_and_the_same_command_resumes(
 def test_a_run_trains_its_own_tokenizer_first(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`tokenizer: own` is an autoencoder in the run's folder, and in the release; the same command adds nothing."""
+    """`tokenizer: own` is an autoencoder in the run's folder, and in the release; the same command adds nothing, and
+    one whose autoencoder would be another is refused."""
     small = AutoencoderConfig(channels=(8, 8, 8), encoder_blocks=(1, 1), decoder_blocks=(1, 1, 1), norm_groups=4)
     short = TrainConfig(total_samples=8, batch_size=4, precision="fp32")
     own = AutoencoderRun(data=resolved("--config", toy).data, autoencoder=small, train=short)
@@ -558,3 +580,9 @@ def test_a_run_trains_its_own_tokenizer_first(
     capsys.readouterr()
     assert magi(*words) == 0
     assert "first the autoencoder" not in capsys.readouterr().out
+    changed = replace(own, train=replace(short, seed=3, log_every=7))
+    monkeypatch.setattr(train_verb, "own_tokenizer", lambda run: changed)
+    told = failure(capsys, *words)
+    assert "train.seed: saved 0, now 3" in told and "log_every" not in told and "--tokenizer" in told
+    changed = replace(own, train=replace(short, log_every=7))
+    assert magi(*words) == 0, "how often a loss was written decides no weight"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from magi.checkpoint import compare_configs, newest_valid
 from magi.cli.arguments import Common, CommonOptions
 from magi.cli.runs import check_data, execute, resolve
 from magi.distributed import Device, Distributed
@@ -17,6 +19,7 @@ from magi.experiments.presets import OWN, PRESETS, own_tokenizer
 from magi.experiments.video import VideoRun, check_fit, train_video, watch
 from magi.tokenizers.autoencoder import Autoencoder
 from magi.tokenizers.store import load_tokenizer
+from magi.training.state import WITHOUT_EFFECT
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ def main(words: Sequence[str]) -> int:
     arguments = resolve(TrainArguments, words, verb="train", presets=PRESETS, fallback=VideoRun())
     check_data(arguments.run.data)
     check_fit_of(arguments.run)
+    if arguments.run.tokenizer == OWN:
+        check_own_tokenizer(arguments.run, arguments.out / "tokenizer")
     if arguments.check:
         print("data, tokenizer and model fit")
         return 0
@@ -58,6 +63,26 @@ def check_fit_of(run: VideoRun) -> None:
     """Refuse sizes that do not fit, before an hour is spent on a tokenizer."""
     untrained = Autoencoder(own_tokenizer(run).autoencoder) if run.tokenizer == OWN else None
     check_fit(run, untrained or load_tokenizer(run.tokenizer))
+
+
+def check_own_tokenizer(run: VideoRun, folder: Path) -> None:
+    """Refuse to go on with an autoencoder of `folder` that these settings would not have made.
+
+    Raises:
+        ValueError: naming every setting that decides its weights and differs.
+    """
+    checkpoint = newest_valid(folder) if (folder / "release").exists() else None
+    if checkpoint is None:  # none yet, or the user deleted what says how it was made
+        return
+    saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(asdict(own_tokenizer(run))))  # tuples become lists
+    free = tuple(".".join(path) + end for path in WITHOUT_EFFECT for end in ".:")
+    differences = [line for line in compare_configs(saved, now) if not line.startswith(free)]
+    if differences:
+        raise ValueError(
+            f"{folder / 'release'} was trained with other settings: {'; '.join(differences)}. Train into another "
+            f"folder, or keep it with --tokenizer {folder / 'release'}"
+        )
 
 
 def train(arguments: TrainArguments, distributed: Distributed) -> Path:
