@@ -18,6 +18,7 @@ from magi.model.masking import unmasking_counts
 from magi.sampling import reference, rollout
 from magi.sampling.config import SampleConfig
 from magi.sampling.noise import SampleNoise
+from magi.seeds import generator
 from tests.toys import FLOW, error, random_latents, tiny, trained_looking
 
 QUICK = SampleConfig(mask_steps=3, head_steps=3, solver="ddim")
@@ -56,6 +57,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "flow": ({"head": FLOW}, {"solver": None}, {}),
     "flow, heun, cold": ({"head": FLOW}, {"solver": "heun", "temperature": 0.7}, {}),
     "dpm++": ({}, {"solver": "dpm++"}, {}),
+    "drawn on the device": ({}, {"noise_source": "device", "observation_noise": 0.3}, {}),
+    "ddpm, drawn on the device": ({}, {"noise_source": "device", "solver": "ddpm"}, {}),
     "mtf": ({"forcing": "mtf"}, {}, {}),
     "mtf, window, noise": ({"forcing": "mtf"}, {"window": 3, "observation_noise": 0.3}, LONG),
     "level as channels": ({"noise_embedding": "channel"}, {"observation_noise": 0.3}, {}),
@@ -223,6 +226,47 @@ def test_noise_is_keyed_by_seed_frame_and_step() -> None:
     everything = torch.cat([d.flatten() for d in draws])
     assert abs(float(everything.mean())) < 4 / len(everything) ** 0.5 and abs(float(everything.std()) - 1) < 0.05
     assert torch.equal(noise.head(0, 0, head_steps=5)[:, 0], noise.head(0, 0, head_steps=5)[:, 2])
+
+
+def test_a_seed_keeps_its_videos() -> None:
+    """The contract, spelt out: row i of the head's noise is draw i of one NumPy stream per seed, frame and mask step.
+    Whoever changes this changes every video that was ever made."""
+    noise = SampleNoise([7, 8], tokens=6, channels=8, dtype=torch.float32, device=torch.device("cpu"), source="cpu")
+    found = noise.head(3, 2, head_steps=5)
+    for video, seed in enumerate((7, 8)):
+        stream = generator(seed, "sample head", 3, 2).standard_normal((6, 6, 8), dtype=np.float32)
+        assert np.array_equal(found[:, video].numpy(), stream)
+    first = [-0.0597, 0.9822, -0.5166]
+    torch.testing.assert_close(found[0, 0, 0, :3], torch.tensor(first), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["cpu", "device"])
+def test_noise_rows_do_not_depend_on_how_many_are_drawn(source: Any) -> None:
+    """Row i belongs to (seed, frame, mask step, i): fewer rows are the first of more, and NumPy's integers are seeds
+    like any other."""
+    like: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu"), "source": source}
+    noise, same = (SampleNoise(s, tokens=6, channels=8, **like) for s in ([7, 8], np.array([7, 8])))
+    many = noise.head(3, 2, head_steps=5)
+    for head_steps in (0, 3):
+        assert torch.equal(same.head(3, 2, head_steps=head_steps), many[: head_steps + 1])
+    rows = many.flatten(2).flatten(0, 1)
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(rows, 2))
+
+
+@pytest.mark.parametrize(("solver", "rows"), [("ddpm", 4), ("ddim", 1), ("dpm++", 1)])
+def test_only_noise_that_is_read_is_drawn(solver: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ancestral sampling adds noise after each of its 3 steps; the other solvers start from noise and add none. That
+    the videos are those of the reference, which always draws all rows, is shown above."""
+    drawn, head = set(), SampleNoise.head
+
+    def spy(self: SampleNoise, frame: int, mask_step: int, *, head_steps: int) -> Tensor:
+        noise = head(self, frame, mask_step, head_steps=head_steps)
+        drawn.add(len(noise))
+        return noise
+
+    monkeypatch.setattr(SampleNoise, "head", spy)
+    videos(trained_looking(tiny()), None, [0], settings=replace(QUICK, solver=solver))
+    assert drawn == {rows}
 
 
 @pytest.mark.parametrize("source", ["cpu", "device"])

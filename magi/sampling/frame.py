@@ -40,7 +40,7 @@ def sample_frame(
         model: in evaluation mode.
         cache: the frames seen; its committed frames are not changed.
         order: (B, N) the order in which tokens are revealed.
-        noise: from a mask step to the head's noise (S + 1, B, N, C).
+        noise: from a mask step to the head's noise (S + 1, B, N, C), or (1, B, N, C) for a solver that adds none.
         time: temporal position of the frame.
         interval: (B,) int, 1-based.
         settings: steps, solver, temperature.

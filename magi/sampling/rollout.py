@@ -118,6 +118,8 @@ def generate(
 
     config, weight = model.config, model.head_position
     given = 0 if context is None else context.shape[1]
+    # ddpm alone adds noise on its way; the other solvers read the start and nothing else
+    noisy_steps = settings.head_steps if settings.solver_for(config.head) == "ddpm" else 0
     noise = SampleNoise(
         seeds,
         tokens=config.tokens,
@@ -135,7 +137,7 @@ def generate(
             model,
             past.cache,
             order=noise.order(frame),
-            noise=partial(noise.head, frame, head_steps=settings.head_steps),
+            noise=partial(noise.head, frame, head_steps=noisy_steps),
             time=past.next_time,
             interval=pace,
             settings=settings,
