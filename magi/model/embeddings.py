@@ -33,12 +33,11 @@ def unpatchify(tokens: Tensor, patch: int, height: int) -> Tensor:
 def sinusoid(positions: Tensor, width: int, *, max_period: float = 10_000.0) -> Tensor:
     """Sinusoidal embedding of real-valued positions: (...) to (..., width), sines then cosines (Transformer, MAE).
 
-    Positions need not be whole, so interpolating an embedding in time is embedding the interpolated time.
+    Positions need not be whole, so interpolating an embedding in time is embedding the interpolated time. They are on
+    the CPU and so is the float64 result: not every device has that type.
     """
     half = width // 2
-    frequency = torch.exp(
-        -math.log(max_period) * torch.arange(half, device=positions.device, dtype=torch.float64) / half
-    )
+    frequency = torch.exp(-math.log(max_period) * torch.arange(half, device="cpu", dtype=torch.float64) / half)
     angle = positions.double()[..., None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
@@ -46,19 +45,19 @@ def sinusoid(positions: Tensor, width: int, *, max_period: float = 10_000.0) -> 
 def sinusoid_2d(rows: int, columns: int, width: int) -> Tensor:
     """Sinusoidal embedding of a token grid, (rows * columns, width): half the channels for the row, half for the
     column."""
-    row = sinusoid(torch.arange(rows), width // 2)[:, None].expand(rows, columns, width // 2)
-    column = sinusoid(torch.arange(columns), width // 2)[None].expand(rows, columns, width // 2)
+    row = sinusoid(torch.arange(rows, device="cpu"), width // 2)[:, None].expand(rows, columns, width // 2)
+    column = sinusoid(torch.arange(columns, device="cpu"), width // 2)[None].expand(rows, columns, width // 2)
     return rearrange(torch.cat([row, column], dim=-1), "r c d -> (r c) d")
 
 
 def temporal_positions(num_frames: int, trained_frames: int, mode: TimeMode) -> Tensor:
-    """Temporal position of each frame of a video, (num_frames,) float64.
+    """Temporal position of each frame of a video, (num_frames,) float64 on the CPU.
 
     ``interpolate`` (the paper, A.4) squeezes a video longer than the training clips into the trained range, so the
     total length must be known before the first frame; ``extrapolate`` counts on past it. Short videos count 0, 1, 2 ...
     in both.
     """
-    positions = torch.arange(num_frames, dtype=torch.float64)
+    positions = torch.arange(num_frames, device="cpu", dtype=torch.float64)
     if mode == "interpolate" and num_frames > trained_frames:
         positions = positions * trained_frames / num_frames
     return positions
@@ -90,7 +89,8 @@ class StreamEmbedding(nn.Module):
         self.noise_level = nn.Embedding(noise_levels, width)
         self.join = nn.Linear(2 * width, width) if noise_embedding == "channel" else None
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.register_buffer("spatial", sinusoid_2d(rows, columns, width).float(), persistent=False)
+        spatial = sinusoid_2d(rows, columns, width).float().to(self.position.device)
+        self.register_buffer("spatial", spatial, persistent=False)
 
     @property
     def extra_tokens(self) -> int:
@@ -106,15 +106,15 @@ class StreamEmbedding(nn.Module):
             tokens: (B, S, N, C) token values; those under the mask are ignored.
             masked: (B, S, N) bool.
             kind: (S,) int, which position table: 0 observation, 1 masked.
-            time: (S,) float temporal positions.
+            time: (S,) temporal positions, on the CPU whatever the device of the rest.
             noise_level: (B, S) int ids.
             interval: (B,) int, 1-based frame intervals.
 
         Returns:
             (B, S, L, D) hidden states.
         """
-        dtype = self.mask_token.dtype
-        when = sinusoid(time, self.width).to(dtype)[:, None]  # (S, 1, D)
+        dtype, device = self.mask_token.dtype, self.mask_token.device
+        when = sinusoid(time, self.width).to(dtype).to(device)[:, None]  # (S, 1, D)
         pace = self.interval(interval - 1)[:, None, None]  # (B, 1, 1, D)
         level = self.noise_level(noise_level)[:, :, None]  # (B, S, 1, D)
 

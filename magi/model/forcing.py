@@ -31,7 +31,7 @@ class Streams:
     tokens: Tensor  # (B, S, N, C)
     masked: Tensor  # (B, S, N) bool
     kind: Tensor  # (S,) OBSERVATION or MASKED
-    frame: Tensor  # (S,) int64, index into the clip: the time
+    frame: Tensor  # (S,) int64 on the CPU, index into the clip: the time
     noise_level: Tensor  # (B, S) int64
     temporal_mask: Tensor  # (S, S) bool, true where row may attend to column
     predicted: int
@@ -76,7 +76,7 @@ def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
     frames, copies = tokens.shape[1], draws.masked_tokens.shape[1]
     masked = rearrange(hidden(draws, tokens.shape[2]), "b m t n -> b (m t) n")
     observed = with_noise(tokens, draws)[:, :-1]
-    time = torch.arange(frames, device=tokens.device)
+    time = torch.arange(frames, device="cpu")
     return Streams(
         tokens=torch.cat([observed, repeat(tokens, "b t n c -> b (m t) n c", m=copies)], dim=1),
         masked=torch.cat([torch.zeros_like(masked[:, : frames - 1]), masked], dim=1),
@@ -94,11 +94,11 @@ def mtf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
     """Masked Teacher Forcing of clean tokens (B, T, N, C): masked frames alone; the noise falls on the tokens that stay
     visible."""
     frames = tokens.shape[1]
-    time = torch.arange(frames, device=tokens.device)
+    time = torch.arange(frames, device="cpu")
     return Streams(
         tokens=with_noise(tokens, draws),
         masked=hidden(draws, tokens.shape[2])[:, 0],
-        kind=torch.full_like(time, MASKED),
+        kind=torch.full((frames,), MASKED, device=tokens.device),
         frame=time,
         noise_level=draws.noise_level,
         temporal_mask=mtf_mask(frames).to(tokens.device),

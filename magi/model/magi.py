@@ -117,7 +117,12 @@ class Magi(nn.Module):
             (B, N, D).
         """
         x = self._embed_frames(
-            tokens[:, None], masked[:, None], MASKED, torch.tensor([time], dtype=torch.float64), CLEAN, interval
+            tokens[:, None],
+            masked[:, None],
+            MASKED,
+            torch.tensor([time], device="cpu", dtype=torch.float64),
+            CLEAN,
+            interval,
         )
         return self._condition(self.transformer(x, cache=cache))[:, 0]
 
@@ -129,7 +134,7 @@ class Magi(nn.Module):
         Args:
             cache: is advanced by F frames.
             tokens: (B, F, N, C) complete frames.
-            time: (F,) their temporal positions.
+            time: (F,) their temporal positions, on the CPU.
             interval: (B,) int, 1-based.
             noise_level: id of the noise the caller added to them.
         """
@@ -159,7 +164,7 @@ class Magi(nn.Module):
         device = tokens.device
         kinds = torch.full((frames,), kind, device=device)
         levels = torch.full((batch, frames), noise_level, device=device)
-        return self.embedding(tokens, masked, kinds, time.to(device), levels, interval)  # (B, F, L, D)
+        return self.embedding(tokens, masked, kinds, time, levels, interval)  # (B, F, L, D)
 
     def _condition(self, x: Tensor) -> Tensor:
         return x[:, :, : self.config.tokens] + self.head_position  # drops the noise-level token

@@ -188,12 +188,12 @@ class Autoencoder(nn.Module):
         """
         self.shift.zero_()
         self.scale.fill_(1)
-        # Welford's update, a batch at a time: no difference of large sums.
+        # Welford's update, a batch at a time: no difference of large sums. On the CPU: not every device has float64.
         count = 0
-        mean = torch.zeros_like(self.shift, dtype=torch.float64)
+        mean = torch.zeros(self.latent_channels, device="cpu", dtype=torch.float64)
         squares = torch.zeros_like(mean)  # sum of squared deviations from the mean
         for pixels in pixel_batches:
-            values = rearrange(self.encode(pixels), "b t c h w -> c (b t h w)").double()
+            values = rearrange(self.encode(pixels), "b t c h w -> c (b t h w)").cpu().double()
             size = values.shape[1]
             delta = values.mean(dim=1) - mean
             squares += values.var(dim=1, correction=0) * size + delta.square() * (count * size / (count + size))
