@@ -119,13 +119,15 @@ def test_windows_are_bounded(window: int) -> None:
     once there are that many; the start moves only forwards, and only when the window is full: each move costs a
     re-reading."""
     starts = [window_start(frame, window) for frame in range(6 * window)]
+    assert starts == [reference.first_in_sight(frame, window) for frame in range(6 * window)], "counted out one by one"
     assert starts == sorted(starts) and starts[:window] == [0] * window
     for frame, start in enumerate(starts):
         assert 0 <= frame - start <= window - 1
         assert frame < window or frame - start >= window // 2
     for before, (frame, after) in zip(starts, enumerate(starts[1:], start=1), strict=False):
         assert after == before or (frame - before == window and after - before == window - window // 2)
-    assert [window_start(frame, None) for frame in range(100)] == [0] * 100
+    for rule in (window_start, reference.first_in_sight):
+        assert [rule(frame, None) for frame in range(100)] == [0] * 100
 
 
 def test_an_endless_rollout_has_a_bounded_cache() -> None:

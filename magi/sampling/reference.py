@@ -15,7 +15,6 @@ from magi.model.magi import Magi
 from magi.model.masking import unmasking_counts
 from magi.sampling.config import SampleConfig
 from magi.sampling.noise import SampleNoise
-from magi.sampling.rollout import window_start
 
 
 @torch.no_grad()
@@ -32,7 +31,7 @@ def generate_one(
     )  # fmt: skip
     frames = list(patchify(context[None], config.patch)[0])  # each (N, C)
     for frame in range(len(context), total):
-        first = window_start(frame, settings.window)
+        first = first_in_sight(frame, settings.window)
         seen = [x + settings.observation_noise * noise.observation(first + i)[0] for i, x in enumerate(frames[first:])]
         tokens, masked = torch.zeros_like(noise.observation(0)[0]), torch.ones(config.tokens, dtype=torch.bool)
         order, revealed = noise.order(frame)[0], 0
@@ -53,6 +52,17 @@ def generate_one(
             revealed += size
         frames.append(tokens)
     return unpatchify(torch.stack(frames[len(context) :])[None], config.patch, config.latent_height)[0]
+
+
+def first_in_sight(frame: int, window: int | None) -> int:
+    """The earliest frame that frame number `frame` may see: as soon as a whole window is in sight, only the newest half
+    of it is kept."""
+    in_sight: list[int] = []
+    for earlier in range(frame):
+        in_sight.append(earlier)
+        if len(in_sight) == window:
+            in_sight = in_sight[-(window // 2) :]
+    return in_sight[0] if in_sight else 0
 
 
 def conditions(
