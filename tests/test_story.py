@@ -4,6 +4,7 @@ command line."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -73,4 +74,7 @@ def test_world_train_kill_resume_sample_evaluate(tmp_path: Path, capsys: pytest.
     scores = tmp_path / "scores.json"
     words = ["evaluate", release, "--data", str(videos), "--clips", "2", "--context-frames", "3", "--frames", "3"]
     assert main([*words, "--json", str(scores), "--device", "cpu"]) == 0
-    assert json.loads(scores.read_text())
+    graded = json.loads(scores.read_text())["scores"]
+    who = ("model", "copy last", "tokenizer")
+    assert graded.keys() == {f"{measure}, {name}" for measure in ("PSNR", "SSIM") for name in who}
+    assert all(len(values) == 3 and all(map(math.isfinite, values)) for values in graded.values())
