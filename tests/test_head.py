@@ -199,6 +199,22 @@ def test_copies_share_one_condition(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
+def test_time_embedding_ignores_autocast(kind: Kind) -> None:
+    """The MLP of the time is float32 in training as it is in sampling: under autocast it gives the same bits, while
+    the layers around it are in bfloat16."""
+    head = make_head(kind, dtype=torch.float32)
+    t = training_times(head.config, np.random.default_rng(0).random((50,)))
+    seen: list[Tensor] = []
+    head.time_embed.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    z, noise = inputs(50, dtype=torch.float32)
+    head(noise[0], t, z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head(noise[0], t, z).dtype == torch.bfloat16
+    expected, found = seen
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
 def test_losses_under_autocast_are_float32(kind: Kind) -> None:
     """Only the matrix products run in bfloat16; the losses come out in float32 and a few thousandths from the exact
     ones."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -66,13 +67,19 @@ class TimeEmbedding(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        """(...) -> (..., W). Angles are float32 or wider: bfloat16 cannot tell t = 999 from t = 1000."""
+        """(...) -> (..., W). Angles are float32 or wider: bfloat16 cannot tell t = 999 from t = 1000.
+
+        Autocast, which would round the waves before the MLP, is off in here: all is in the type of the weights.
+        """
         dtype = torch.promote_types(self.expand.weight.dtype, torch.float32)
         half = self.time_dim // 2
         frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=dtype) / half)
         angles = t.to(dtype).unsqueeze(-1) * frequencies  # (..., time_dim / 2)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        return self.project(F.silu(self.expand(waves.to(self.expand.weight.dtype))))
+        kind = t.device.type
+        has_autocast = torch.amp.is_autocast_available(kind)  # the meta device has none
+        with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
+            return self.project(F.silu(self.expand(waves.to(self.expand.weight.dtype))))
 
 
 def training_times(config: HeadConfig, uniform: NDArray[np.float64]) -> Tensor:
