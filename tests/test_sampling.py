@@ -76,7 +76,7 @@ def test_rollout_is_the_reference(name: str, dtype: torch.dtype) -> None:
     changes, options, call = CASES[name]
     frames, given, pace = call.get("frames", 2), call.get("context", 2), call.get("interval", [1] * 7)
     model, settings = trained_looking(tiny(**changes), dtype=dtype), replace(QUICK, **options)
-    sizes = (1, 2, 3, 7) if name in EVERY_BATCH_SIZE and dtype == torch.float64 else (2,)
+    sizes = (1, 2, 3, 7) if name in EVERY_BATCH_SIZE else (2,)
     context = random_latents(model.config, 7, frames=given).to(dtype)
     seeds = [3, 1, 4, 15, 92, 65, 35]
     expected = [
@@ -310,26 +310,39 @@ def test_temperature_zero_of_a_flow_is_one_video() -> None:
         ({"settings": replace(QUICK, observation_noise=0.9)}, r"0\.9 is outside the trained range 0 to 0\.7"),
         ({"settings": replace(QUICK, solver="euler")}, "solver 'euler' does not fit a head of kind 'diffusion'"),
         ({"settings": replace(QUICK, head_steps=11, solver="ddpm")}, "num_steps is 11.*1 to 10"),
+        ({"model": trained_looking(tiny(head=FLOW)), "settings": SampleConfig(spacing="full")}, "flow head takes"),
+        ({"model": trained_looking(tiny()).train()}, r"training mode.*model\.eval\(\)"),
     ],
 )
 def test_mistakes_are_explained(call: dict[str, Any], message: str) -> None:
-    """Whatever does not fit the model or the other arguments is one line with what was given and what is expected."""
-    model = trained_looking(tiny())
+    """Whatever does not fit the model or the other arguments is one line with what was given and what is expected. The
+    call itself says it, where the mistake is, and not the first frame that is asked for."""
     arguments: dict[str, Any] = {
+        "model": trained_looking(tiny()),
         "context": torch.zeros(2, 1, 2, 4, 6),
         "num_frames": 1,
         "seeds": [0, 1],
         "settings": QUICK,
     }
     with pytest.raises(ValueError, match=message) as caught:
-        list(rollout.generate(model, **{**arguments, **call}))
+        rollout.generate(**{**arguments, **call})
     assert "\n" not in str(caught.value)
 
 
 def test_no_seeds_are_refused() -> None:
     """A batch of no videos is a mistake, and said to be one."""
     with pytest.raises(ValueError, match="seeds"):
-        next(rollout.generate(trained_looking(tiny()), None, num_frames=1, seeds=[], settings=QUICK))
+        rollout.generate(trained_looking(tiny()), None, num_frames=1, seeds=[], settings=QUICK)
+
+
+@pytest.mark.parametrize("source", ["cpu", "device"])
+def test_numpy_integers_are_integers(source: Any) -> None:
+    """Seeds and intervals often come out of arrays; they give the videos of the same plain numbers."""
+    model, settings = trained_looking(tiny()), replace(QUICK, noise_source=source)
+    plain = videos(model, None, [3, 4], interval=[2, 5], settings=settings)
+    assert torch.equal(videos(model, None, np.array([3, 4]), interval=np.array([2, 5]), settings=settings), plain)
+    one = videos(model, None, [3, 4], interval=2, settings=settings)
+    assert torch.equal(videos(model, None, np.arange(3, 5), interval=np.int64(2), settings=settings), one)
 
 
 @pytest.mark.parametrize(

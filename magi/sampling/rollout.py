@@ -1,7 +1,7 @@
 """Video after frame: generate, commit, yield, repeat (paper §5.5, A.4).
 
-`generate` is a generator, so a file writer, a metric and a live stream consume it alike. Latents in, latents out;
-pixels are the tokenizer's business.
+`generate` checks what it is given and returns a generator, so a file writer, a metric and a live stream consume it
+alike. Latents in, latents out; pixels are the tokenizer's business.
 
 Shapes: B videos, T frames, N tokens per frame, C token channels, C' latent channels, h x w latent size.
 """
@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import index
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from magi.model.diffusion import cosine_schedule, respace
 from magi.model.draws import noise_bucket
 from magi.model.embeddings import patchify, temporal_positions, unpatchify
+from magi.model.head import SPACINGS
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.frame import sample_frame
@@ -76,7 +80,6 @@ class Past:
         )
 
 
-@torch.no_grad()
 def generate(
     model: Magi,
     context: Tensor | None,
@@ -86,7 +89,7 @@ def generate(
     interval: int | Sequence[int] = 1,
     settings: SampleConfig | None = None,
 ) -> Iterator[Tensor]:
-    """Continue videos, or begin them, and yield each latent frame as soon as it is finished.
+    """Continue videos, or begin them. Mistakes are found at once; frames are made as they are asked for.
 
     Args:
         model: in evaluation mode.
@@ -96,14 +99,16 @@ def generate(
         interval: frame interval to generate at, 1-based, for all videos or one each.
         settings: steps and memory; the paper's by default.
 
-    Yields:
-        (B, C', h, w) latents, `num_frames` times.
+    Returns:
+        An iterator over `num_frames` latent frames (B, C', h, w), each there as soon as it is finished.
 
     Raises:
-        ValueError: seeds, intervals or context that do not fit the model or each other.
+        ValueError: seeds, intervals, settings or context that do not fit the model or each other; a model in training
+            mode.
     """
     settings = settings or SampleConfig()
     intervals = _check(model, context, num_frames, seeds, interval)
+    _check_settings(model, settings)
     if settings.deterministic and len(seeds) > 1:
         alone = replace(settings, deterministic=False)
         videos = [
@@ -113,9 +118,21 @@ def generate(
             )
             for b, seed in enumerate(seeds)
         ]  # fmt: skip
-        yield from (torch.cat(frames) for frames in zip(*videos, strict=True))
-        return
+        return (torch.cat(frames) for frames in zip(*videos, strict=True))
+    return _frames(model, context, num_frames=num_frames, seeds=seeds, intervals=intervals, settings=settings)
 
+
+@torch.no_grad()
+def _frames(
+    model: Magi,
+    context: Tensor | None,
+    *,
+    num_frames: int,
+    seeds: Sequence[int],
+    intervals: Sequence[int],
+    settings: SampleConfig,
+) -> Iterator[Tensor]:
+    """The frames of `generate`, for arguments that fit."""
     config, weight = model.config, model.head_position
     given = 0 if context is None else context.shape[1]
     # ddpm alone adds noise on its way; the other solvers read the start and nothing else
@@ -152,9 +169,11 @@ def _check(
 ) -> list[int]:
     """The interval of each video, after everything a caller can get wrong."""
     config = model.config
+    if model.training:
+        raise ValueError("the model is in training mode, where dropout would spoil its videos; call model.eval() first")
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    if not seeds:
+    if len(seeds) == 0:  # NumPy's arrays have no truth of their own
         raise ValueError("no seeds; give one per video to generate")
     if context is not None:
         size = (config.latent_channels, config.latent_height, config.latent_width)
@@ -163,10 +182,23 @@ def _check(
             raise ValueError(f"context latents are {tuple(context.shape)}; expected ({expected})")
         if context.shape[0] != len(seeds):
             raise ValueError(f"{context.shape[0]} contexts but {len(seeds)} seeds; give one seed per video")
-    intervals = [interval] * len(seeds) if isinstance(interval, int) else [int(i) for i in interval]
+    each = [interval] * len(seeds) if isinstance(interval, int | np.integer) else interval
+    intervals = [index(i) for i in each]
     if len(intervals) != len(seeds):
         raise ValueError(f"{len(intervals)} intervals but {len(seeds)} seeds; give one interval, or one per video")
     wrong = [i for i in intervals if not 1 <= i <= config.max_interval]
     if wrong:
         raise ValueError(f"interval {wrong[0]} is outside the trained vocabulary 1..{config.max_interval}")
     return intervals
+
+
+def _check_settings(model: Magi, settings: SampleConfig) -> None:
+    """What only the model can tell of the settings: does the head have this solver, spacing and number of steps, and
+    was it trained with this much noise?"""
+    config, head = model.config, model.config.head
+    solver = settings.solver_for(head)
+    if head.kind == "diffusion":
+        respace(cosine_schedule(head.train_steps), settings.head_steps, settings.spacing or SPACINGS[solver])
+    elif settings.spacing is not None:
+        raise ValueError(f"spacing is {settings.spacing!r}; a flow head takes uniform steps, leave it None")
+    noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets)

@@ -25,7 +25,7 @@ def generate(
     interval: int | Sequence[int] = 1,
     settings: SampleConfig | None = None,
 ) -> Iterator[Tensor]:
-    """Continue videos, or begin them, and yield each frame as soon as it is finished.
+    """Continue videos, or begin them. Mistakes are found at once; frames are made as they are asked for.
 
     Args:
         release: from `magi.load`.
@@ -35,8 +35,8 @@ def generate(
         interval: frame interval to generate at, for all videos or one each.
         settings: steps, solver and memory; the release's own by default.
 
-    Yields:
-        (B, 3, H, W) uint8, `num_frames` times.
+    Returns:
+        An iterator over `num_frames` frames (B, 3, H, W) uint8, each there as soon as it is finished.
 
     Raises:
         ValueError: a context that is not uint8 RGB of the model's size, or settings that do not fit the model.
@@ -57,5 +57,4 @@ def generate(
         interval=interval,
         settings=settings or release.sample,
     )
-    for frame in frames:
-        yield to_video(release.tokenizer.decode(frame[:, None]))[:, 0]
+    return (to_video(release.tokenizer.decode(frame[:, None]))[:, 0] for frame in frames)
