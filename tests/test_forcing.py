@@ -17,6 +17,7 @@ from magi.model.draws import TrainingDraws, draw_training, noise_bucket
 from magi.model.embeddings import patchify
 from magi.model.forcing import CLEAN, MASKED, OBSERVATION, Streams
 from magi.model.magi import Magi
+from magi.model.transformer import Layer
 from magi.sampling.config import SampleConfig
 from magi.sampling.rollout import generate
 from tests.toys import intervals, noisy_draws, random_latents, random_tokens, tiny, trained_looking
@@ -356,3 +357,22 @@ def test_unfit_latents_are_refused() -> None:
     for wrong in (0, config.max_interval + 1):
         with pytest.raises(ValueError, match=rf"\[1, {wrong}\] are outside 1..5"):
             model(random_latents(config), torch.tensor([1, wrong]), draws)
+
+
+def test_dropout_falls_where_mars_does() -> None:
+    """In MAR both linear layers of an MLP are followed by dropout, and so is the projection of the attention: three
+    times in a layer, once at the MLP's inner width. The layers keep the names they are saved under."""
+    layer = Layer(8, 24, 2, axis="space", dropout=0.25, extra_projection=False)
+    assert {name for name in layer.state_dict() if name.startswith("mlp.")} == {
+        f"mlp.{index}.{part}" for index in (0, 2) for part in ("weight", "bias")
+    }
+    x = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[int, bool]] = []
+    layer.dropout.register_forward_hook(
+        lambda _module, inputs, output: seen.append((inputs[0].shape[-1], torch.equal(inputs[0], output)))
+    )
+    layer(x)
+    assert seen == [(8, False), (24, False), (8, False)]
+    layer.eval()
+    y = x + layer.attention(layer.attention_norm(x))
+    assert torch.equal(layer(x), y + layer.mlp(layer.mlp_norm(y)))

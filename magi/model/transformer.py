@@ -34,7 +34,9 @@ class Layer(nn.Module):
         if self.extra_projection is not None:
             y = self.extra_projection(y)
         x = x + self.dropout(y)
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        expand, activation, project = self.mlp
+        hidden = self.dropout(activation(expand(self.mlp_norm(x))))  # MAR drops after both linear layers
+        return x + self.dropout(project(hidden))
 
 
 class Block(nn.Module):
