@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers.schedulers import scheduling_ddpm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -77,7 +79,7 @@ def test_tables_follow_the_papers_formulas() -> None:
 
 def test_betas_equal_diffusers() -> None:
     """diffusers builds the same cosine schedule, in float32."""
-    scheduler = pytest.importorskip("diffusers").DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")
+    scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")
     torch.testing.assert_close(diffusion.cosine_schedule(1000).betas.float(), scheduler.betas, rtol=1e-6, atol=0)
 
 
@@ -263,17 +265,14 @@ def test_losses_are_float32_whatever_the_network_returns() -> None:
 def test_ddpm_equals_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
     """diffusers' ancestral sampler with a learned range, given MAR's 100 timesteps and our noise, ends at the same
     tokens up to its float32 tables."""
-    module = pytest.importorskip("diffusers.schedulers.scheduling_ddpm")
     schedule = diffusion.respace(diffusion.cosine_schedule(1000), 100)
     denoise = wavy_denoiser(schedule)
     torch.manual_seed(0)
     noise = torch.randn(101, 32, 4)
-    scheduler = module.DDPMScheduler(
-        1000, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False
-    )
+    scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=False)
     scheduler.set_timesteps(timesteps=schedule.timesteps.flip(0).tolist())
     theirs, rows = noise[0], iter(noise[1:])
-    monkeypatch.setattr(module, "randn_tensor", lambda *args, **kwargs: next(rows))
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *args, **kwargs: next(rows))
     for i, t in enumerate(scheduler.timesteps):
         theirs = scheduler.step(denoise(i, theirs), t, theirs).prev_sample
     ours = diffusion.sample_ddpm(denoise, noise, schedule=schedule)
@@ -284,9 +283,7 @@ def test_ddim_equals_diffusers() -> None:
     """Over all 100 steps of a schedule diffusers' DDIM visits the same timesteps, so it gives the same tokens."""
     schedule = diffusion.cosine_schedule(100)
     denoise = wavy_denoiser(schedule)
-    scheduler = pytest.importorskip("diffusers").DDIMScheduler(
-        100, beta_schedule="squaredcos_cap_v2", clip_sample=False, set_alpha_to_one=True
-    )
+    scheduler = DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=False, set_alpha_to_one=True)
     scheduler.set_timesteps(100)
     assert scheduler.timesteps.tolist() == schedule.timesteps.flip(0).tolist()
     start = torch.linspace(-2, 2, 40).reshape(10, 4)
@@ -302,7 +299,7 @@ def test_dpm_solver_equals_diffusers(num_steps: int, spacing: Spacing) -> None:
     """diffusers' DPM-Solver++(2M, midpoint), which ends at sigma = 0, visits the same timesteps when told them."""
     schedule = diffusion.respace(diffusion.cosine_schedule(1000), num_steps, spacing)
     denoise = wavy_denoiser(schedule)
-    scheduler = pytest.importorskip("diffusers").DPMSolverMultistepScheduler(1000, beta_schedule="squaredcos_cap_v2")
+    scheduler = DPMSolverMultistepScheduler(1000, beta_schedule="squaredcos_cap_v2")
     scheduler.set_timesteps(timesteps=schedule.timesteps.flip(0).tolist())
     start = torch.linspace(-2, 2, 40).reshape(10, 4)
     theirs = start
