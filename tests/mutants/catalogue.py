@@ -12,7 +12,7 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
-from magi.model import draws, forcing
+from magi.model import draws, embeddings, forcing
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
 from magi.model.magi import Magi
@@ -72,6 +72,14 @@ def unmasked_input(patch: MonkeyPatch) -> None:
         StreamEmbedding,
         "forward",
         lambda self, tokens, masked, *rest: embed(self, tokens, torch.zeros_like(masked), *rest),
+    )
+
+
+def swapped_axes(patch: MonkeyPatch) -> None:
+    """The row's channels tell the column and the other way round."""
+    right = embeddings.sinusoid_2d
+    patch.setattr(
+        embeddings, "sinusoid_2d", lambda rows, columns, width: right(rows, columns, width).roll(width // 2, dims=-1)
     )
 
 
@@ -231,8 +239,9 @@ def decay_everything(patch: MonkeyPatch) -> None:
     )
 
 
-FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
-    f"tests/test_{name}.py::" for name in ("forcing", "masking", "cache", "sampling", "training", "resume")
+EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
+    f"tests/test_{name}.py::"
+    for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
 )
 CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
 MTF_MATRIX = FORCING + "test_mtf_frames_depend_on_masked_frames_up_to_themselves[mtf-token]"
@@ -280,6 +289,7 @@ MUTANTS = [
     ),
     Mutant("MTF sees the future", mtf_sees(lambda t: torch.ones(t, t, dtype=torch.bool)), (MTF_MATRIX,)),
     Mutant("MTF sees no history", mtf_sees(lambda t: torch.eye(t, dtype=torch.bool)), (MTF_MATRIX,)),
+    Mutant("rows and columns are swapped", swapped_axes, (EMBEDDINGS + "test_grid_embeds_row_then_column",)),
     Mutant("the mask token is not put in", unmasked_input, (HIDDEN, FUTURE)),
     Mutant(
         "noise on the masked stream",
