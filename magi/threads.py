@@ -31,5 +31,12 @@ def configure_threads(threads: int | None = None) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)
         if "torch" in sys.modules:  # it no longer reads the environment
             sys.modules["torch"].set_num_threads(threads)
-    elif (os.cpu_count() or 1) > MAX_DEFAULT_THREADS:
+    elif usable_cores() > MAX_DEFAULT_THREADS:
         os.environ.setdefault("OMP_NUM_THREADS", str(MAX_DEFAULT_THREADS))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, which in a container or a batch job are fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):  # Linux alone has it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

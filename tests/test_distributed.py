@@ -128,6 +128,10 @@ def test_threads_leave_the_environment_its_say(monkeypatch: pytest.MonkeyPatch) 
         torch.set_num_threads(before)
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    configure_threads()
+    assert "OMP_NUM_THREADS" not in os.environ, "two of 64 cores are this process's"
+    monkeypatch.delattr(os, "sched_getaffinity")
     configure_threads()
     assert os.environ["OMP_NUM_THREADS"] == "8"
     with pytest.raises(ValueError, match="at least 1, got 0"):
