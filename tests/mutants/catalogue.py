@@ -224,7 +224,7 @@ def log_never_cut(patch: MonkeyPatch) -> None:
     patch.setattr(
         MetricsLog,
         "__init__",
-        lambda self, run_dir, *, keep_bytes, **rest: init(self, run_dir, keep_bytes=1 << 40, **rest),
+        lambda self, run_dir, _keep_bytes, **rest: init(self, run_dir, 1 << 40, **rest),
     )
 
 
