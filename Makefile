@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/magi demo --out demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -173,13 +173,15 @@ def fork_shares_memory(patch: MonkeyPatch) -> None:
 def sample_noise(method: str, wrong: Callable[..., Tensor]) -> Plant:
     """Replace a method of the sampler's noise; the right one is handed to the wrong one."""
     right = getattr(SampleNoise, method)
-    return lambda patch: patch.setattr(SampleNoise, method, lambda self, *position: wrong(right, self, *position))
+    return lambda patch: patch.setattr(
+        SampleNoise, method, lambda self, *position, **rest: wrong(right, self, *position, **rest)
+    )
 
 
-def noise_of_the_first_seed(right: Callable[..., Tensor], self: SampleNoise, *position: Any) -> Tensor:
+def noise_of_the_first_seed(right: Callable[..., Tensor], self: SampleNoise, *position: Any, **rest: Any) -> Tensor:
     """One generator for the whole batch."""
     first = replace_seeds(self, self.seeds[:1] * len(self.seeds))
-    drawn = right(first, *position)
+    drawn = right(first, *position, **rest)
     return drawn.roll(1, dims=0) if len(self.seeds) > 1 else drawn
 
 
@@ -335,7 +337,7 @@ MUTANTS = [
     ),
     Mutant(
         "head noise repeats at every mask step",
-        sample_noise("head", lambda right, self, frame, _step, head_steps: right(self, frame, 0, head_steps)),
+        sample_noise("head", lambda right, self, frame, _step, **rest: right(self, frame, 0, **rest)),
         (SAMPLING + "test_noise_is_keyed_by_seed_frame_and_step",),
     ),
     Mutant(
