@@ -97,7 +97,7 @@ def main(words: Sequence[str]) -> int:
     if arguments.json is not None:
         record = {
             "magi": __version__,
-            "model": str(directory),
+            "model": name,
             "device": str(release.model.head_position.device),
             "data": arguments.data,
             "clips": arguments.clip_count,

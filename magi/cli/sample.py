@@ -92,7 +92,7 @@ def main(words: Sequence[str]) -> int:
         "magi": __version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "model": str(directory),
+        "model": name,
         "device": str(release.model.head_position.device),
         "context": [str(video.path) if video else None for video in given],
         "context_frames": arguments.context_frames if arguments.context else 0,
