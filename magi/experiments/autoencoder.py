@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from magi.data.clips import BEYOND, Clips
-from magi.data.loader import batches
 from magi.distributed import Distributed
-from magi.experiments.data import DataConfig
+from magi.experiments.data import DataConfig, stream
 from magi.experiments.publish import publish
 from magi.seeds import generator
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
@@ -52,14 +51,7 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
 
     state = train(
         model,
-        lambda start: batches(
-            source,
-            batch_size=run.train.batch_size,
-            start=start,
-            rank=distributed.rank,
-            world_size=distributed.world_size,
-            workers=run.train.workers,
-        ),
+        stream(source, run.train, distributed),
         prepare=prepare,
         config=run.train,
         resolved=asdict(run),

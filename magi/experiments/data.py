@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from magi.data.clips import ClipSource
+from magi.data.clips import Clips, ClipSource
 from magi.data.folder import FolderConfig, FolderSource
+from magi.data.loader import batches
 from magi.data.world import World, WorldConfig
+from magi.distributed import Distributed
+from magi.training.loop import TrainConfig
 
 NO_FOLDER = FolderConfig(path="")
 
@@ -36,3 +40,17 @@ class DataConfig:
     def source(self) -> ClipSource:
         """Open the data."""
         return World(self.world) if self.kind == "world" else FolderSource(self.folder)
+
+
+def stream(
+    source: ClipSource, train: TrainConfig, distributed: Distributed
+) -> Callable[[int], Generator[Clips, None, None]]:
+    """From a position in samples to this process's share of the batches from there on, as the training loop asks."""
+    return lambda start: batches(
+        source,
+        batch_size=train.batch_size,
+        start=start,
+        rank=distributed.rank,
+        world_size=distributed.world_size,
+        workers=train.workers,
+    )

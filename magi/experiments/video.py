@@ -11,9 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from magi.data.clips import BEYOND, Clips
-from magi.data.loader import batches
 from magi.distributed import Distributed
-from magi.experiments.data import DataConfig
+from magi.experiments.data import DataConfig, stream
 from magi.experiments.publish import publish
 from magi.model.config import MagiConfig
 from magi.model.draws import TrainingDraws, draw_training
@@ -86,14 +85,7 @@ def train_video(
 
     state = train(
         model,
-        lambda start: batches(
-            source,
-            batch_size=run.train.batch_size,
-            start=start,
-            rank=distributed.rank,
-            world_size=distributed.world_size,
-            workers=run.train.workers,
-        ),
+        stream(source, run.train, distributed),
         prepare=prepare,
         config=run.train,
         resolved=asdict(run),
