@@ -51,7 +51,7 @@ VIDEO = VideoRun(
         head_repeats=4,
     ),
     train=TrainConfig(
-        total_samples=240_000,
+        total_samples=208_000,
         batch_size=8,
         optim=OptimConfig(lr=2e-3, warmup_samples=4_000, decay="tail", decay_samples=40_000, clip=1.0),
         ema_half_life=8_000,
