@@ -45,24 +45,31 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """Attend along the axis.
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0, skip: int = 0
+    ) -> Tensor:
+        """Attend along the axis: (B, S, L, D) to (B, S - skip, L, D).
 
         Args:
-            x: (B, S, L, D).
+            x: hidden states.
             mask: (S, T) bool over the frames attended to; time only.
             cache: keys and values of committed frames, to which those of x are appended; time only.
             layer: which layer of the cache.
+            skip: the first frames, of which no result is wanted: only keys and values are computed; time only.
         """
-        batch = x.shape[0]
-        pattern = (
-            "b s l (three h d) -> three (b s) h l d"
-            if self.axis == "space"
-            else "b s l (three h d) -> three (b l) h s d"
-        )
-        query, key, value = rearrange(self.qkv(x), pattern, three=3, h=self.heads)
+        batch, _, _, width = x.shape
+        if skip:
+            weights, biases = self.qkv.weight.split([width, 2 * width]), self.qkv.bias.split([width, 2 * width])
+            query = F.linear(x[:, skip:], weights[0], biases[0])
+            key, value = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
+        else:
+            query, key, value = self.qkv(x).chunk(3, dim=-1)
+        across = "b s l (h d) -> (b s) h l d" if self.axis == "space" else "b s l (h d) -> (b l) h s d"
+        query, key, value = (rearrange(part, across, h=self.heads) for part in (query, key, value))
         if cache is not None and self.axis == "time":
             key, value = cache.extend(layer, key, value)
+        if mask is not None:
+            mask = mask[skip:]
         y = attend(query, key, value, mask=mask, dropout=self.dropout if self.training else 0.0)
         back = "(b s) h l d -> b s l (h d)" if self.axis == "space" else "(b l) h s d -> b s l (h d)"
         return self.out(rearrange(y, back, b=batch))

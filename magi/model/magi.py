@@ -99,8 +99,8 @@ class Magi(nn.Module):
         x = self.embedding(
             streams.tokens, streams.masked, streams.kind, streams.frame, streams.noise_level, interval
         )  # (B, S, L, D)
-        x = self.transformer(x, temporal_mask=streams.temporal_mask)
-        z = self._condition(x[:, -streams.predicted :])
+        x = self.transformer(x, temporal_mask=streams.temporal_mask, wanted=streams.predicted)
+        z = self._condition(x)
         return rearrange(z, "b (m t) n d -> b m t n d", t=tokens.shape[1])
 
     def predict(self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor) -> Tensor:
@@ -140,7 +140,8 @@ class Magi(nn.Module):
         """
         complete = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=tokens.device)
         kind = COMMITTED_KIND[self.config.forcing]
-        self.transformer(self._embed_frames(tokens, complete, kind, time, noise_level, interval), cache=cache)
+        x = self._embed_frames(tokens, complete, kind, time, noise_level, interval)
+        self.transformer(x, cache=cache, wanted=0)  # for what it leaves in the cache
         cache.advance(tokens.shape[1])
 
     def new_cache(self, batch: int, max_frames: int) -> KVCache:

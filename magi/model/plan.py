@@ -1,8 +1,8 @@
 """What a model costs before it is built: parameters, FLOPs, cache and training memory, from its configuration alone.
 
 A multiplication and an addition are two operations, as in `torch.utils.flop_counter`. Only matrix products are counted,
-and only those that are computed: no last observation frame, the head on masked tokens alone. Knows no device and no
-clock: how fast the operations run is a matter for measurement.
+and only those that are computed: no last observation frame, of the others no more of the last temporal layer than is
+seen, the head on masked tokens alone. Knows no device and no clock: how fast the operations run is for measurement.
 
 Symbols: T frames, S stream frames, N tokens per frame, L tokens the transformer sees of it, C token channels, D width,
 F MLP width, W head width, E sines and cosines of a time, M masked copies, K masked tokens per frame, R head repeats.
@@ -76,18 +76,21 @@ def stream_frames(config: MagiConfig) -> int:
     return frames - 1 + config.masks_per_clip * frames if config.forcing == "ctf" else frames
 
 
-def transformer_flops(config: MagiConfig, *, frames: int, attended: int) -> float:
+def transformer_flops(config: MagiConfig, *, frames: int, attended: int, wanted: int | None = None) -> float:
     """One forward pass over `frames` stream frames of one video, each temporal layer attending to `attended` frames.
 
     A product takes 2 x inputs x outputs, so a token in a layer: queries, keys, values and output 8 D^2, MLP 4 D F,
-    attention 4 D for each token attended to, L in space and `attended` in time.
+    attention 4 D for each token attended to, L in space and `attended` in time. Frames whose result is not `wanted`
+    (None wants all) end at the keys and values of the last temporal layer, 4 D^2.
     """
     width, seen = config.width, config.frame_tokens
     linear = 8 * width**2 + 4 * width * config.mlp_width
     spatial = linear + 4 * width * seen
     temporal = linear + 4 * width * attended + (2 * width**2 if config.temporal_out_proj else 0)
     embed = 2 * config.token_channels * width + (4 * width**2 if config.noise_embedding == "channel" else 0)
-    return frames * (config.depth * seen * (spatial + temporal) + config.tokens * embed)
+    unwanted = 0 if wanted is None else frames - wanted
+    spared = unwanted * seen * (temporal - 4 * width**2)
+    return frames * (config.depth * seen * (spatial + temporal) + config.tokens * embed) - spared
 
 
 def head_call_flops(config: MagiConfig) -> float:
@@ -121,7 +124,8 @@ def forward_flops(config: MagiConfig, *, masked: float | None = None) -> Flops:
     hidden = config.tokens * mean_mask_ratio(config) if masked is None else masked
     rows = config.masks_per_clip * config.num_frames * hidden
     per_row = condition_flops(config) + config.head_repeats * (time_flops(config) + head_call_flops(config))
-    return Flops(transformer_flops(config, frames=streams, attended=streams), rows * per_row)
+    predicted = config.masks_per_clip * config.num_frames
+    return Flops(transformer_flops(config, frames=streams, attended=streams, wanted=predicted), rows * per_row)
 
 
 def training_flops(config: MagiConfig) -> Flops:
@@ -145,10 +149,9 @@ def frame_flops(
     steps = min(mask_steps, config.tokens)
     calls = head_steps * (CALLS_PER_STEP[solver] if solver else 1)
     per_token = condition_flops(config) + calls * head_call_flops(config)
-    return Flops(
-        (steps + 1) * transformer_flops(config, frames=1, attended=past + 1),
-        config.tokens * per_token + steps * head_steps * time_flops(config),
-    )
+    mask_step = transformer_flops(config, frames=1, attended=past + 1)
+    commit = transformer_flops(config, frames=1, attended=past + 1, wanted=0)
+    return Flops(steps * mask_step + commit, config.tokens * per_token + steps * head_steps * time_flops(config))
 
 
 def cache_bytes(config: MagiConfig, *, bytes_per_value: int = 4) -> int:

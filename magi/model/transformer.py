@@ -28,12 +28,14 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, mlp_width), nn.GELU(), nn.Linear(mlp_width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """(B, S, L, D) to (B, S, L, D)."""
-        y = self.attention(self.attention_norm(x), mask=mask, cache=cache, layer=layer)
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0, skip: int = 0
+    ) -> Tensor:
+        """(B, S, L, D) to (B, S - skip, L, D): the first `skip` frames are seen by the others and have no result."""
+        y = self.attention(self.attention_norm(x), mask=mask, cache=cache, layer=layer, skip=skip)
         if self.extra_projection is not None:
             y = self.extra_projection(y)
-        x = x + self.dropout(y)
+        x = x[:, skip:] + self.dropout(y)
         expand, activation, project = self.mlp
         hidden = self.dropout(activation(expand(self.mlp_norm(x))))  # MAR drops after both linear layers
         return x + self.dropout(project(hidden))
@@ -48,10 +50,10 @@ class Block(nn.Module):
         self.spatial = Layer(width, mlp_width, heads, axis="space", dropout=dropout, extra_projection=False)
         self.temporal = Layer(width, mlp_width, heads, axis="time", dropout=dropout, extra_projection=temporal_out_proj)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        """(B, S, L, D) to (B, S, L, D)."""
+    def forward(self, x: Tensor, *, mask: Tensor | None, cache: KVCache | None, layer: int, skip: int = 0) -> Tensor:
+        """(B, S, L, D) to (B, S - skip, L, D): of the first `skip` frames no more is computed than the others see."""
         x = self.spatial(x)
-        return self.temporal(x, mask=mask, cache=cache, layer=layer)
+        return self.temporal(x, mask=mask, cache=cache, layer=layer, skip=skip)
 
 
 class Transformer(nn.Module):
@@ -66,20 +68,26 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
-    def forward(self, x: Tensor, *, temporal_mask: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, temporal_mask: Tensor | None = None, cache: KVCache | None = None, wanted: int | None = None
+    ) -> Tensor:
         """Transform stream frames.
 
         Args:
             x: (B, S, L, D).
             temporal_mask: (S, S) bool, which stream frame may attend to which; training.
             cache: committed frames; the frames of x follow them, each seeing the past and those up to itself.
+            wanted: of how many last frames the result is wanted; None is all. The others end at the keys and values of
+                the last temporal layer, which changes no result.
 
         Returns:
-            (B, S, L, D), normed. The cache, if any, holds the keys and values of x, not yet committed.
+            (B, wanted, L, D), normed. The cache, if any, holds the keys and values of x, not yet committed.
         """
+        skip = 0 if wanted is None else x.shape[1] - wanted
         if cache is not None:
             assert temporal_mask is None, "with a cache the order of the frames is the mask"
             temporal_mask = causal_mask(x.shape[1], cache.frames, device=x.device)
+        last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
-            x = block(x, mask=temporal_mask, cache=cache, layer=index)
+            x = block(x, mask=temporal_mask, cache=cache, layer=index, skip=skip if index == last else 0)
         return self.norm(x)
