@@ -166,7 +166,8 @@ def full_ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
     causal = torch.ones(frames, frames, dtype=torch.bool).tril()
     nothing, own = torch.zeros_like(causal), torch.eye(frames, dtype=torch.bool)
     hidden = torch.zeros(*tokens.shape[:3], dtype=torch.bool).scatter(2, draws.masked_tokens[:, 0], True)
-    noisy = tokens + draws.sigma.to(tokens)[..., None, None] * draws.noise.to(tokens)
+    signal, sigma = draws.signal.to(tokens)[..., None, None], draws.sigma.to(tokens)[..., None, None]
+    noisy = signal * tokens + sigma * draws.noise.to(tokens)
     return Streams(
         tokens=torch.cat([noisy, tokens], dim=1),
         masked=torch.cat([torch.zeros_like(hidden), hidden], dim=1),
@@ -286,12 +287,37 @@ def test_noise_levels_are_drawn_as_configured(granularity: str) -> None:
 
 def test_noise_buckets_are_equal_parts() -> None:
     """The ends belong to the outermost ids, what is outside was never trained and is refused with both values."""
-    ids = noise_bucket(np.array([0.0, 1e-9, 0.069, 0.071, 0.36, 0.6999, 0.7]), maximum=0.7, buckets=10)
+    config = tiny(noise_max=0.7, noise_buckets=10)
+    ids = noise_bucket(config, np.array([0.0, 1e-9, 0.069, 0.071, 0.36, 0.6999, 0.7]))
     assert ids.tolist() == [0, 1, 1, 2, 6, 10, 10]
-    assert int(noise_bucket(0.0, maximum=0.0, buckets=10)) == 0, "a model without noise knows the clean id"
     for wrong in (-0.1, 0.71):
         with pytest.raises(ValueError, match=f"{wrong}.*0 to 0.7"):
-            noise_bucket(wrong, maximum=0.7, buckets=10)
+            noise_bucket(config, wrong)
+
+
+def test_noise_buckets_may_be_rounded() -> None:
+    """GameNGen's reimplementation takes min(round(sigma / .07), 9) of ten: its first id ends at .035, its last begins at
+    .595. Ours come one later, behind the clean id."""
+    config = tiny(noise_max=0.7, noise_buckets=10, noise_bucketing="round")
+    ids = noise_bucket(config, np.array([0.0, 0.034, 0.036, 0.104, 0.106, 0.594, 0.596, 0.7]))
+    assert ids.tolist() == [0, 1, 2, 2, 3, 9, 10, 10]
+
+
+def test_noise_may_preserve_the_variance() -> None:
+    """Of a unit signal and unit noise, sqrt(1 - sigma^2) x + sigma e has variance 1 whatever sigma; x + sigma e has
+    1 + sigma^2. A clean clip is untouched in both. The levels and the noise are the same draws."""
+    base = tiny(latent_height=16, latent_width=16, clean_probability=0.5)
+    configs = {mix: replace(base, noise_mix=mix) for mix in ("add", "vp")}
+    draws = {mix: draw_training(config, 0, step=0, samples=range(6)) for mix, config in configs.items()}
+    sigma = draws["vp"].sigma.double()
+    assert torch.equal(draws["add"].sigma, draws["vp"].sigma) and torch.equal(draws["add"].noise, draws["vp"].noise)
+    assert sigma.eq(0).any() and sigma.gt(0.3).any()
+    tokens = random_tokens(configs["vp"], 6)
+    for mix, variance in (("add", 1 + sigma**2), ("vp", torch.ones_like(sigma))):
+        noisy = forcing.with_noise(tokens, draws[mix])
+        four_sigma = 4 * (2 / tokens[0, 0].numel()) ** 0.5
+        assert (noisy.var(dim=(2, 3)) / variance - 1).abs().max() < four_sigma
+        assert torch.equal(noisy[sigma.eq(0)], tokens[sigma.eq(0)])
 
 
 @pytest.mark.parametrize("config", ONE_OF_EACH)

@@ -113,7 +113,9 @@ def test_orders_are_permutations_and_independent() -> None:
     assert np.array_equal(long[:4], short)
 
 
-BATCH_AXIS = {"masked_tokens": 0, "noise_level": 0, "sigma": 0, "noise": 0, "head_time": 1, "head_noise": 1}
+BATCH_AXIS = {
+    "masked_tokens": 0, "noise_level": 0, "signal": 0, "sigma": 0, "noise": 0, "head_time": 1, "head_noise": 1
+}  # fmt: skip
 
 
 def one(draws: TrainingDraws, index: int) -> dict[str, torch.Tensor]:

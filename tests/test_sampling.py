@@ -49,6 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "unconditional": ({}, {}, {"context": 0, "frames": 4}),
     "interval per video": ({}, {}, {"interval": [1, 5, 2, 3, 5, 4, 1]}),
     "observation noise": ({}, {"observation_noise": 0.3}, {}),
+    "variance-preserving noise": ({"noise_mix": "vp"}, {"observation_noise": 0.3}, {}),
     "interpolated": ({}, {}, {"frames": 6}),  # 8 frames in the time of 4
     "extrapolated": ({}, {"time_mode": "extrapolate"}, LONG),
     "window": ({}, {"window": 4}, {"frames": 10}),

@@ -58,8 +58,13 @@ class MagiConfig:
     """Vocabulary of the interval embedding, ids 1..25."""
     noise_max: float = 0.7
     """Largest standard deviation of the noise on observation frames (blank in our text; GameNGen's value)."""
+    noise_mix: Literal["add", "vp"] = "add"
+    """A noisy frame is x + sigma e (GameNGen), or sqrt(1 - sigma^2) x + sigma e, which preserves the variance."""
     noise_buckets: int = 10
-    """Noise ids beside the clean one (unstated; GameNGen's number, in equal buckets)."""
+    """Noise ids beside the clean one (unstated; GameNGen's number)."""
+    noise_bucketing: Literal["floor", "round"] = "floor"
+    """Equal buckets; or the nearest whole one, as GameNGen's reimplementation has it: a first bucket of half the width
+    and a last one of three halves."""
     noise_granularity: Literal["clip", "frame"] = "clip"
     """One level per clip (GameNGen) or one per frame."""
     noise_embedding: NoiseEmbedding = "token"
@@ -88,6 +93,8 @@ class MagiConfig:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
         if self.width % 4:
             raise ValueError(f"width {self.width} is not divisible by 4, which the 2-D sinusoids need")
+        if self.noise_mix == "vp" and self.noise_max > 1:
+            raise ValueError(f"noise_max must be at most 1 where variance is preserved (vp), got {self.noise_max}")
         if not 0 < self.mask_ratio_min <= 1:
             raise ValueError(f"mask_ratio_min must be in (0, 1], got {self.mask_ratio_min}")
         if self.forcing == "mtf" and self.masks_per_clip != 1:

@@ -29,7 +29,8 @@ class TrainingDraws:
 
     masked_tokens: Tensor  # (B, M, T, K) int64, which tokens of each frame are hidden
     noise_level: Tensor  # (B, T) int64, id of the noise injected into each clean frame
-    sigma: Tensor  # (B, T) its standard deviation
+    signal: Tensor  # (B, T) scale of the clean frame under the noise
+    sigma: Tensor  # (B, T) standard deviation of the noise
     noise: Tensor  # (B, T, N, C) unit normal, to be scaled by sigma
     head_time: Tensor  # (R, B, M, T, K) diffusion times of the head
     head_noise: Tensor  # (R, B, M, T, K, C)
@@ -39,13 +40,24 @@ class TrainingDraws:
         return TrainingDraws(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
-def noise_bucket(sigma: np.ndarray | float, *, maximum: float, buckets: int) -> np.ndarray:
-    """Id of a noise level: 0 is clean, 1..buckets are equal parts of (0, maximum] (GameNGen, with equal buckets)."""
+def noise_bucket(config: MagiConfig, sigma: np.ndarray | float) -> np.ndarray:
+    """Id of a noise level: 0 is clean, 1..noise_buckets are parts of (0, noise_max] in order (GameNGen).
+
+    Raises:
+        ValueError: a level outside the trained range.
+    """
     level = np.asarray(sigma, dtype=np.float64)
-    if level.min(initial=0.0) < 0 or level.max(initial=0.0) > maximum:
-        raise ValueError(f"noise level {level} is outside the trained range 0 to {maximum}")
-    bucket = 1 + np.floor(level / maximum * buckets) if maximum > 0 else np.ones_like(level)
-    return np.where(level > 0, np.minimum(bucket, buckets), 0).astype(np.int64)
+    if level.min(initial=0.0) < 0 or level.max(initial=0.0) > config.noise_max:
+        raise ValueError(f"noise level {level} is outside the trained range 0 to {config.noise_max}")
+    part = level / config.noise_max * config.noise_buckets
+    bucket = 1 + np.floor(part + 0.5 if config.noise_bucketing == "round" else part)
+    return np.where(level > 0, np.minimum(bucket, config.noise_buckets), 0).astype(np.int64)
+
+
+def signal_scale(config: MagiConfig, sigma: np.ndarray | float) -> np.ndarray:
+    """What a clean frame is multiplied by under noise of this deviation: 1, or sqrt(1 - sigma^2)."""
+    level = np.asarray(sigma, dtype=np.float64)
+    return np.sqrt(1 - level * level) if config.noise_mix == "vp" else np.ones_like(level)
 
 
 def draw_sigma(config: MagiConfig, rng: np.random.Generator) -> np.ndarray:
@@ -91,10 +103,11 @@ def draw_training(config: MagiConfig, seed: int, *, step: int, samples: Sequence
         head = generator(seed, "head", sample)
         times.append(head.random((repeats, copies, frames, hidden)))
         head_noises.append(head.standard_normal((repeats, copies, frames, hidden, channels), dtype=np.float32))
-    sigma = np.stack(levels)
+    sigma = np.stack(levels)  # (B, T)
     return TrainingDraws(
         masked_tokens=torch.from_numpy(np.stack(masks)),
-        noise_level=torch.from_numpy(noise_bucket(sigma, maximum=config.noise_max, buckets=config.noise_buckets)),
+        noise_level=torch.from_numpy(noise_bucket(config, sigma)),
+        signal=torch.from_numpy(signal_scale(config, sigma)).float(),
         sigma=torch.from_numpy(sigma).float(),
         noise=torch.from_numpy(np.stack(noises)),
         head_time=training_times(config.head, np.stack(times, axis=1)),

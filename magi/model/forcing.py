@@ -60,7 +60,8 @@ def mtf_mask(frames: int) -> Tensor:
 
 def with_noise(tokens: Tensor, draws: TrainingDraws) -> Tensor:
     """Clean tokens (B, T, N, C) with the drawn noise injected (paper §3, dynamic noise injection)."""
-    return tokens + draws.sigma.to(tokens.dtype)[..., None, None] * draws.noise.to(tokens.dtype)
+    signal, sigma = (scale.to(tokens.dtype)[..., None, None] for scale in (draws.signal, draws.sigma))
+    return signal * tokens + sigma * draws.noise.to(tokens.dtype)
 
 
 def hidden(draws: TrainingDraws, tokens: int) -> Tensor:

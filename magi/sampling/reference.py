@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from magi.model.draws import noise_bucket
+from magi.model.draws import noise_bucket, signal_scale
 from magi.model.embeddings import patchify, temporal_positions, unpatchify
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.magi import Magi
@@ -25,6 +25,7 @@ def generate_one(
     config = model.config
     total = len(context) + num_frames
     positions = temporal_positions(min(total, settings.window or total), config.num_frames, settings.time_mode)
+    sigma, signal = settings.observation_noise, float(signal_scale(config, settings.observation_noise))
     noise = SampleNoise(
         [seed], tokens=config.tokens, channels=config.token_channels,
         dtype=context.dtype, device=context.device, source=settings.noise_source,
@@ -32,7 +33,7 @@ def generate_one(
     frames = list(patchify(context[None], config.patch)[0])  # each (N, C)
     for frame in range(len(context), total):
         first = first_in_sight(frame, settings.window)
-        seen = [x + settings.observation_noise * noise.observation(first + i)[0] for i, x in enumerate(frames[first:])]
+        seen = [signal * x + sigma * noise.observation(first + i)[0] for i, x in enumerate(frames[first:])]
         tokens, masked = torch.zeros_like(noise.observation(0)[0]), torch.ones(config.tokens, dtype=torch.bool)
         order, revealed = noise.order(frame)[0], 0
         for step, size in enumerate(unmasking_counts(config.tokens, settings.mask_steps)):
@@ -76,7 +77,7 @@ def conditions(
 ) -> Tensor:
     """The head's conditions (N, D) for a masked frame after the frames it sees, all computed anew."""
     config, past = model.config, len(seen)
-    level = int(noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets))
+    level = int(noise_bucket(config, settings.observation_noise))
     x = model.embedding(
         torch.stack([*seen, tokens])[None],
         torch.stack([*[torch.zeros_like(masked)] * past, masked])[None],

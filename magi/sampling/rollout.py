@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from magi.model.diffusion import cosine_schedule, respace
-from magi.model.draws import noise_bucket
+from magi.model.draws import noise_bucket, signal_scale
 from magi.model.embeddings import patchify, temporal_positions, unpatchify
 from magi.model.head import SPACINGS
 from magi.model.magi import Magi
@@ -45,9 +45,8 @@ class Past:
         self.model, self.noise, self.interval, self.settings = model, noise, interval, settings
         self.positions = temporal_positions(length, config.num_frames, settings.time_mode)
         self.cache = model.new_cache(len(noise.seeds), length)
-        self.level = int(
-            noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets)
-        )
+        self.level = int(noise_bucket(config, settings.observation_noise))
+        self.signal = float(signal_scale(config, settings.observation_noise))
         self.first, self.count = 0, 0  # absolute index of the first cached frame; frames committed since the beginning
         self._recent: list[Tensor] = []  # as observed, for re-reading when a window moves
 
@@ -62,7 +61,7 @@ class Past:
         if self.settings.observation_noise:
             indices = range(self.count, self.count + len(frames))
             frames = [
-                x + self.settings.observation_noise * self.noise.observation(i)
+                self.signal * x + self.settings.observation_noise * self.noise.observation(i)
                 for i, x in zip(indices, frames, strict=True)
             ]
         self.count += len(frames)
@@ -201,4 +200,4 @@ def _check_settings(model: Magi, settings: SampleConfig) -> None:
         respace(cosine_schedule(head.train_steps), settings.head_steps, settings.spacing or SPACINGS[solver])
     elif settings.spacing is not None:
         raise ValueError(f"spacing is {settings.spacing!r}; a flow head takes uniform steps, leave it None")
-    noise_bucket(settings.observation_noise, maximum=config.noise_max, buckets=config.noise_buckets)
+    noise_bucket(config, settings.observation_noise)
