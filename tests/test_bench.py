@@ -196,7 +196,7 @@ def test_pruning_is_exact(changes: dict[str, Any]) -> None:
     config = tiny(mask_ratio_min=0.3, **changes)
     model, latents, interval = trained_looking(config), random_latents(config), intervals(config)
     masked, everything = typical_draws(config, [5, 6])
-    assert masked.masked_tokens.shape[-1] < config.tokens
+    assert masked.masked_tokens.shape[-1] < everything.masked_tokens.shape[-1] == config.num_frames * config.tokens
     losses = [model(latents, interval, masked)["loss"], plain_loss(model, latents, interval, masked, everything)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-12, atol=0)
     for pruned, plain in zip(*(torch.autograd.grad(loss, list(model.parameters())) for loss in losses), strict=True):
@@ -212,7 +212,7 @@ def test_pruning_saves_what_it_should() -> None:
         flops = count_training_flops(config)
         pruned = plan.forward_flops(config, masked=typical_draws(config, [0])[0].masked_tokens.shape[-1])
         plain = plan.transformer_flops(config, frames=2 * frames, attended=2 * frames)
-        plain += plan.forward_flops(config, masked=config.tokens).head
+        plain += plan.forward_flops(config, masked=frames * config.tokens).head
         assert 2.9 < flops["pruned"] / pruned.total <= 3
         assert flops["ratio"] == pytest.approx(pruned.total / plain, rel=2e-3)
     assert flops["ratio"] <= 0.955

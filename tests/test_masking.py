@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import fields, replace
 from statistics import NormalDist
@@ -13,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magi.model.config import MagiConfig
-from magi.model.draws import TrainingDraws, draw_training
+from magi.model.draws import TrainingDraws, draw_counts, draw_training
 from magi.model.masking import mask_ratio, masked_count, random_orders, unmasking_counts
 from magi.seeds import generator
-from tests.toys import FLOW, tiny
+from tests.toys import FLOW, by_frame, tiny
 
 # How many tokens MAR's sampler reveals in each of 64 steps of 256 tokens (mar.py, its formula evaluated).
 MAR_256_64 = [1] * 13 + [
@@ -160,8 +161,7 @@ def test_the_step_sets_how_many_tokens_are_hidden() -> None:
     assert min(counts.values()) >= math.ceil(0.7 * 64) and max(counts.values()) <= 64
 
     few, many = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-    short = draw_training(config, 0, step=few, samples=[4]).masked_tokens
-    long = draw_training(config, 0, step=many, samples=[4]).masked_tokens
+    short, long = (by_frame(draw_training(config, 0, step=step, samples=[4]).masked_tokens, 4) for step in (few, many))
     assert torch.equal(long[..., : short.shape[-1]], short) and long.shape[-1] > short.shape[-1]
 
 
@@ -169,10 +169,58 @@ def test_masks_differ_between_copies_and_frames() -> None:
     """Copies are there to show different masks, and each frame has its own order: all of them differ, none repeats a
     token."""
     config = tiny(latent_height=8, latent_width=8, masks_per_clip=3)  # 16 tokens
-    index = draw_training(config, 0, step=0, samples=range(4)).masked_tokens  # (B, M, T, K)
-    rows = [tuple(row) for row in index.flatten(0, 2).tolist()]
+    index = by_frame(
+        draw_training(config, 0, step=0, samples=range(4)).masked_tokens, config.num_frames
+    )  # (B, M, T, K)
+    assert torch.equal(index // 16, torch.arange(config.num_frames)[:, None].expand_as(index)), "frame by frame"
+    rows = [tuple(row) for row in (index % 16).flatten(0, 2).tolist()]
     assert len(set(rows)) == len(rows) == 4 * 3 * config.num_frames
-    assert all(len(set(row)) == len(row) and min(row) >= 0 and max(row) < 16 for row in rows)
+    assert all(len(set(row)) == len(row) for row in rows)
+
+
+def test_each_frame_may_have_its_own_ratio() -> None:
+    """Frame by frame, all drawn from MAR's distribution and independent; every sample of the step has the same counts,
+    so each still counts as many tokens as any other. The hidden tokens are those of the batch's ratio, more or fewer."""
+    config = tiny(latent_height=16, latent_width=16, mask_ratio_granularity="frame")  # 64 tokens
+    counts = np.array([draw_counts(config, 0, step=step) for step in range(400)])  # (steps, T)
+    assert counts.min() >= math.ceil(0.7 * 64) and counts.max() <= 64
+    four_sigma = 4 * 0.084 / 20
+    assert (abs(counts.mean(axis=0) / 64 - (0.867 + 0.5 / 64)) < four_sigma).all()
+    correlation = np.corrcoef(counts.T) - np.eye(config.num_frames)
+    assert abs(correlation).max() < 4 / 20, "a correlation of 400 independent pairs has deviation 1/20"
+    draws, batch = (
+        draw_training(c, 0, step=5, samples=[1, 2]) for c in (config, tiny(latent_height=16, latent_width=16))
+    )
+    frame, place = draws.masked_tokens // 64, draws.masked_tokens % 64
+    whole = by_frame(batch.masked_tokens, 4) % 64
+    for b, t in itertools.product(range(2), range(4)):
+        own = place[b, 0][frame[b, 0] == t].tolist()
+        assert len(own) == counts[5, t] == draw_counts(config, 0, step=5)[t]
+        common = min(len(own), whole.shape[-1])
+        assert own[:common] == whole[b, 0, t, :common].tolist()
+    assert draws.head_time.shape == (2, 2, 1, counts[5].sum()) == draws.head_noise.shape[:-1]
+
+
+def test_mtf_may_show_a_complete_beginning() -> None:
+    """As 1X's Genie: the first frame always complete, and in a share of the steps a prefix of every length from 1 to
+    T - 1 alike; what follows is masked as ever. The whole global batch has the same beginning, and the paper's MTF has
+    none."""
+    config = tiny(forcing="mtf", mtf_clean_prefix_probability=0.5)
+    counts = np.array([draw_counts(config, 0, step=step) for step in range(1200)])  # (steps, 4)
+    plain = np.array([draw_counts(tiny(forcing="mtf"), 0, step=step) for step in range(1200)])
+    assert plain.min() > 0 and np.array_equal(np.where(counts > 0, plain, 0), counts)
+    lengths = (counts == 0).sum(axis=1)
+    assert ((counts == 0) == (np.arange(4) < lengths[:, None])).all(), "it is a beginning"
+    share = np.bincount(lengths, minlength=4) / 1200
+    assert abs(share - [0.5, 1 / 6, 1 / 6, 1 / 6]).max() < 4 * (0.25 / 1200) ** 0.5
+
+    first = draw_training(replace(config, mtf_first_frame_clean=True), 0, step=0, samples=[0, 1])
+    assert first.masked_tokens.min() >= config.tokens and (first.masked_tokens // config.tokens).unique().tolist() in (
+        [1, 2, 3], [2, 3], [3]
+    )  # fmt: skip
+    for wrong in ({"mtf_first_frame_clean": True}, {"mtf_clean_prefix_probability": 0.5}):
+        with pytest.raises(ValueError, match="needs forcing mtf"):
+            tiny(**wrong)
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])

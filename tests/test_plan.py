@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from magi.model import plan
 from magi.model.config import PRESETS, MagiConfig
-from magi.model.draws import draw_training
+from magi.model.draws import draw_counts, draw_training
 from magi.model.head import HeadConfig
 from magi.model.magi import Magi
 from magi.model.masking import mask_ratio
@@ -107,6 +107,17 @@ def test_mean_mask_ratio_is_that_of_the_draws() -> None:
         drawn = np.mean([mask_ratio(u, minimum=minimum, deviation=config.mask_ratio_std) for u in uniform])
         assert plan.mean_mask_ratio(config) == pytest.approx(drawn, abs=1e-4)
     assert plan.mean_mask_ratio(MagiConfig()) == pytest.approx(0.867, abs=5e-4)
+
+
+def test_mean_predicted_frames_are_those_of_the_draws() -> None:
+    """What MTF shows complete is not predicted: the first frame, a drawn beginning of 1 to T - 1 frames, or both."""
+    for first, prefix in ((False, 0.0), (True, 0.0), (False, 0.5), (True, 0.3)):
+        config = replace(
+            SMALL, num_frames=6, forcing="mtf", masks_per_clip=1,
+            mtf_first_frame_clean=first, mtf_clean_prefix_probability=prefix,
+        )  # fmt: skip
+        drawn = [sum(count > 0 for count in draw_counts(config, 0, step=step)) for step in range(1500)]
+        assert plan.mean_predicted_frames(config) == pytest.approx(np.mean(drawn), abs=4 * 1.7 / 1500**0.5)
 
 
 def test_parameters_of_the_presets() -> None:

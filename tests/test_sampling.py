@@ -312,6 +312,10 @@ def test_temperature_zero_of_a_flow_is_one_video() -> None:
         ({"settings": replace(QUICK, solver="euler")}, "solver 'euler' does not fit a head of kind 'diffusion'"),
         ({"settings": replace(QUICK, head_steps=11, solver="ddpm")}, "num_steps is 11.*1 to 10"),
         ({"model": trained_looking(tiny(head=FLOW)), "settings": SampleConfig(spacing="full")}, "flow head takes"),
+        (
+            {"model": trained_looking(tiny(forcing="mtf", mtf_first_frame_clean=True)), "context": None},
+            "never learned to make a first frame",
+        ),
         ({"model": trained_looking(tiny()).train()}, r"training mode.*model\.eval\(\)"),
     ],
 )

@@ -78,8 +78,23 @@ def noisy_draws(config: MagiConfig, videos: int = 2, *, seed: int = 0, hidden: i
     rng = torch.Generator().manual_seed(seed)
     level = torch.randint(1, config.noise_buckets + 1, draws.noise_level.shape, generator=rng)
     sigma = config.noise_max * (level - 0.5) / config.noise_buckets
-    kept = draws.masked_tokens[..., : hidden or draws.masked_tokens.shape[-1]]
-    return replace(draws, noise_level=level, sigma=sigma, masked_tokens=kept)
+    return replace(first_hidden(draws, hidden) if hidden else draws, noise_level=level, sigma=sigma)
+
+
+def by_frame(values: Tensor, frames: int, *, dim: int = -1) -> Tensor:
+    """What is listed token by token for a clip whose frames all hide equally many: that axis as (frames, tokens)."""
+    return values.unflatten(dim, (frames, -1))
+
+
+def first_hidden(draws: TrainingDraws, count: int) -> TrainingDraws:
+    """The same draws with the first `count` of each frame's hidden tokens alone."""
+    frames = draws.noise_level.shape[1]
+    return replace(
+        draws,
+        masked_tokens=by_frame(draws.masked_tokens, frames)[..., :count].flatten(-2),
+        head_time=by_frame(draws.head_time, frames)[..., :count].flatten(-2),
+        head_noise=by_frame(draws.head_noise, frames, dim=-2)[..., :count, :].flatten(-3, -2),
+    )
 
 
 def error(found: Tensor, expected: Tensor) -> float:

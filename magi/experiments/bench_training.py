@@ -1,6 +1,7 @@
 """What a training step costs: its time in two precisions, and the operations that exact pruning saves.
 
-Shapes: B videos, M masked copies, T frames, S stream frames, N tokens per frame, K of them masked, C token channels.
+Shapes: B videos, M masked copies, T frames, S stream frames, N tokens per frame, P masked tokens of a clip, C token
+channels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,12 +31,13 @@ from magi.training.optim import OptimConfig, build_optimizer
 def typical_draws(config: MagiConfig, samples: Sequence[int]) -> tuple[TrainingDraws, TrainingDraws]:
     """Draws at the mean mask ratio, so that all steps are the same work; and the same for all tokens, masked first."""
     everything = draw_training(replace(config, mask_ratio_min=1.0), 0, step=0, samples=samples)
-    count = masked_count(config.tokens, plan.mean_mask_ratio(config))
+    first = torch.arange(config.tokens) < masked_count(config.tokens, plan.mean_mask_ratio(config))
+    kept = first.repeat(config.num_frames)  # (T N,), of each frame the first in its order
     masked = replace(
         everything,
-        masked_tokens=everything.masked_tokens[..., :count],
-        head_time=everything.head_time[..., :count],
-        head_noise=everything.head_noise[..., :count, :],
+        masked_tokens=everything.masked_tokens[..., kept],
+        head_time=everything.head_time[..., kept],
+        head_noise=everything.head_noise[..., kept, :],
     )
     return masked, everything
 
@@ -101,8 +103,8 @@ def plain_loss(
         model: whose loss for the `masked` draws this is, up to rounding.
         latents: (B, T, C', h, w).
         interval: (B,).
-        masked: draws with K tokens masked.
-        everything: the same draws for all N tokens, those K first.
+        masked: draws with P tokens masked.
+        everything: the same draws for all T N tokens, the masked ones of each frame first.
     """
     tokens = patchify(latents, model.config.patch)  # (B, T, N, C)
     streams = LAYOUTS[model.config.forcing](tokens, masked)
@@ -110,18 +112,18 @@ def plain_loss(
         streams = with_last_observation(streams, tokens, masked)
     x = model.embedding(streams.tokens, streams.masked, streams.kind, streams.frame, streams.noise_level, interval)
     x = model.transformer(x, temporal_mask=streams.temporal_mask)[:, -streams.predicted :, : model.config.tokens]
-    z = rearrange(x + model.head_position, "b (m t) n d -> b m t n d", t=tokens.shape[1])
-    index = everything.masked_tokens[..., None]  # (B, M, T, N, 1), the masked ones first
-    target = tokens[:, None].expand(-1, index.shape[1], -1, -1, -1)
+    z = rearrange(x + model.head_position, "b (m t) n d -> b m (t n) d", t=tokens.shape[1])
+    target = repeat(tokens, "b t n c -> b m (t n) c", m=z.shape[1])
+    index = everything.masked_tokens[..., None]  # (B, M, T N, 1)
     losses = model.head.loss(
-        rearrange(z.gather(3, index.expand_as(z)), "b m t n d -> (b m t n) d"),
-        rearrange(target.gather(3, index.expand_as(target)), "b m t n c -> (b m t n) c"),
-        rearrange(everything.head_time, "r b m t n -> r (b m t n)"),
-        rearrange(everything.head_noise, "r b m t n c -> r (b m t n) c"),
+        rearrange(z.take_along_dim(index, dim=2), "b m n d -> (b m n) d"),
+        rearrange(target.take_along_dim(index, dim=2), "b m n c -> (b m n) c"),
+        rearrange(everything.head_time, "r b m n -> r (b m n)"),
+        rearrange(everything.head_noise, "r b m n c -> r (b m n) c"),
     )
     each = torch.stack(list(losses.values())).sum(dim=0)  # (R, B M T N)
-    count = masked.masked_tokens.shape[-1]
-    return rearrange(each, "r (bmt n) -> r bmt n", n=index.shape[3])[..., :count].mean()
+    count = masked.masked_tokens.shape[-1] // tokens.shape[1]
+    return rearrange(each, "r (bmt n) -> r bmt n", n=tokens.shape[2])[..., :count].mean()
 
 
 def with_last_observation(streams: Streams, tokens: Tensor, draws: TrainingDraws) -> Streams:

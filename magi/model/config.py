@@ -51,7 +51,13 @@ class MagiConfig:
     """Differently masked copies that share one observation pass; the paper has one."""
     mask_ratio_min: float = 0.7
     mask_ratio_std: float = 0.25
-    """MAR's truncated normal about 1; one ratio per global batch (unstated; follows MAR)."""
+    """MAR's truncated normal about 1 (unstated; follows MAR)."""
+    mask_ratio_granularity: Literal["batch", "frame"] = "batch"
+    """One ratio for all frames of the global batch (MAR), or one for each frame of a clip."""
+    mtf_first_frame_clean: bool = False
+    """MTF: the first frame is always complete and never predicted (1X's Genie), so a context must be given."""
+    mtf_clean_prefix_probability: float = 0.0
+    """MTF: how often a step shows a complete beginning of 1 to T - 1 frames and predicts the rest (1X's Genie: .5)."""
 
     # exposure bias (§3, §4)
     max_interval: int = 25
@@ -101,6 +107,14 @@ class MagiConfig:
             raise ValueError(
                 f"masks_per_clip {self.masks_per_clip} needs an observation pass to share; MTF has none: use 1"
             )
+        if not 0 <= self.mtf_clean_prefix_probability <= 1:
+            raise ValueError(f"mtf_clean_prefix_probability must be in [0, 1], got {self.mtf_clean_prefix_probability}")
+        for name in ("mtf_first_frame_clean", "mtf_clean_prefix_probability"):
+            if getattr(self, name) and (self.forcing != "mtf" or self.num_frames < 2):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} needs forcing mtf and at least 2 frames; this is {self.forcing} "
+                    f"with {self.num_frames}"
+                )
         if not 0 < self.clean_probability <= 1:
             raise ValueError(
                 f"clean_probability must be in (0, 1], got {self.clean_probability}: inference uses the clean id"

@@ -1,11 +1,11 @@
 """Everything random about one training step, drawn before the step from keys alone.
 
-With the draws as an argument the loss is a plain function, the same on one process or on many: the mask ratio is a
-function of seed and optimizer step (one for the whole global batch, so every sample counts the same number of masked
-tokens); all else is a function of seed and sample.
+With the draws as an argument the loss is a plain function, the same on one process or on many: how many tokens of each
+frame are masked is a function of seed and optimizer step, the same for the whole global batch, so that every sample
+counts the same number of masked tokens; all else is a function of seed and sample.
 
-Shapes: B videos, M masked copies of each, T frames, N tokens per frame, K of them masked, C token channels, R head
-repeats.
+Shapes: B videos, M masked copies of each, T frames, N tokens per frame, P masked tokens of a clip, C token channels, R
+head repeats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from magi.model.config import MagiConfig
 from magi.model.head import training_times
-from magi.model.masking import mask_ratio, masked_count, random_orders
+from magi.model.masking import first_of_each, mask_ratio, masked_count, random_orders
 from magi.seeds import generator
 
 
@@ -27,13 +27,13 @@ from magi.seeds import generator
 class TrainingDraws:
     """The random numbers of one training step."""
 
-    masked_tokens: Tensor  # (B, M, T, K) int64, which tokens of each frame are hidden
+    masked_tokens: Tensor  # (B, M, P) int64, the hidden tokens: frame times N plus place in the frame, frame by frame
     noise_level: Tensor  # (B, T) int64, id of the noise injected into each clean frame
     signal: Tensor  # (B, T) scale of the clean frame under the noise
     sigma: Tensor  # (B, T) standard deviation of the noise
     noise: Tensor  # (B, T, N, C) unit normal, to be scaled by sigma
-    head_time: Tensor  # (R, B, M, T, K) diffusion times of the head
-    head_noise: Tensor  # (R, B, M, T, K, C)
+    head_time: Tensor  # (R, B, M, P) diffusion times of the head
+    head_noise: Tensor  # (R, B, M, P, C)
 
     def to(self, device: torch.device) -> TrainingDraws:
         """The same draws on another device."""
@@ -73,36 +73,44 @@ def draw_sigma(config: MagiConfig, rng: np.random.Generator) -> np.ndarray:
     return np.where(clean, 0.0, level)
 
 
+def draw_counts(config: MagiConfig, seed: int, *, step: int) -> list[int]:
+    """How many tokens of each of the T frames an optimizer step hides; none of the complete beginning MTF may have.
+
+    The ratio of frame 0 is that of the batch where there is one for all.
+    """
+    uniform = generator(seed, "mask ratio", step).random(config.num_frames)
+    if config.mask_ratio_granularity == "batch":
+        uniform[:] = uniform[0]
+    ratios = [mask_ratio(u, minimum=config.mask_ratio_min, deviation=config.mask_ratio_std) for u in uniform]
+    counts = [masked_count(config.tokens, ratio) for ratio in ratios]
+    complete = int(config.mtf_first_frame_clean)
+    happens, where = generator(seed, "clean prefix", step).random(2)
+    if happens < config.mtf_clean_prefix_probability:
+        complete = 1 + int(where * (config.num_frames - 1))
+    return [0] * complete + counts[complete:]
+
+
 def draw_training(config: MagiConfig, seed: int, *, step: int, samples: Sequence[int]) -> TrainingDraws:
     """Draw what one optimizer step needs for these samples.
 
     Args:
         config: shapes and ranges.
         seed: of the run.
-        step: optimizer step, sets the mask ratio of the whole global batch.
+        step: optimizer step, sets how much is masked in the whole global batch.
         samples: position of each video of this process in the run's endless order.
     """
-    ratio = mask_ratio(
-        generator(seed, "mask ratio", step).random(), minimum=config.mask_ratio_min, deviation=config.mask_ratio_std
-    )
-    hidden = masked_count(config.tokens, ratio)
-    copies, frames, repeats, channels = (
-        config.masks_per_clip,
-        config.num_frames,
-        config.head_repeats,
-        config.token_channels,
-    )
+    counts = draw_counts(config, seed, step=step)
+    copies, repeats, channels = config.masks_per_clip, config.head_repeats, config.token_channels
+    frames, tokens, hidden = config.num_frames, config.tokens, sum(counts)
     masks, levels, noises, times, head_noises = [], [], [], [], []
     for sample in samples:
-        orders = [random_orders(generator(seed, "mask", sample, m), frames, config.tokens) for m in range(copies)]
-        masks.append(np.stack(orders)[:, :, :hidden])
+        orders = [random_orders(generator(seed, "mask", sample, m), frames, tokens) for m in range(copies)]
+        masks.append(np.stack([first_of_each(order, counts) for order in orders]))
         levels.append(draw_sigma(config, generator(seed, "noise level", sample)))
-        noises.append(
-            generator(seed, "noise", sample).standard_normal((frames, config.tokens, channels), dtype=np.float32)
-        )
+        noises.append(generator(seed, "noise", sample).standard_normal((frames, tokens, channels), dtype=np.float32))
         head = generator(seed, "head", sample)
-        times.append(head.random((repeats, copies, frames, hidden)))
-        head_noises.append(head.standard_normal((repeats, copies, frames, hidden, channels), dtype=np.float32))
+        times.append(head.random((repeats, copies, hidden)))
+        head_noises.append(head.standard_normal((repeats, copies, hidden, channels), dtype=np.float32))
     sigma = np.stack(levels)  # (B, T)
     return TrainingDraws(
         masked_tokens=torch.from_numpy(np.stack(masks)),

@@ -3,8 +3,7 @@
 A paradigm is one function from clean tokens and random draws to `Streams`: which frames the transformer sees, at which
 times, through which position table, and who may attend to whom in time. The transformer serves them all.
 
-Shapes: B videos, M masked copies of each, T frames, S stream frames, N tokens per frame, K of them masked, C token
-channels.
+Shapes: B videos, M masked copies of each, T frames, S stream frames, N tokens per frame, C token channels.
 """
 
 from __future__ import annotations
@@ -66,9 +65,9 @@ def with_noise(tokens: Tensor, draws: TrainingDraws) -> Tensor:
 
 def hidden(draws: TrainingDraws, tokens: int) -> Tensor:
     """The drawn masks as (B, M, T, N) bool."""
-    index = draws.masked_tokens
-    blank = torch.zeros(*index.shape[:-1], tokens, dtype=torch.bool, device=index.device)
-    return blank.scatter(-1, index, True)
+    index, frames = draws.masked_tokens, draws.noise_level.shape[1]
+    blank = torch.zeros(*index.shape[:-1], frames * tokens, dtype=torch.bool, device=index.device)
+    return rearrange(blank.scatter(-1, index, True), "b m (t n) -> b m t n", t=frames)
 
 
 def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:

@@ -3,13 +3,13 @@
 One module for training (`forward`) and generation (`predict`, `commit`). Knows latents, not pixels; no files, no
 optimizer.
 
-Shapes: B videos, M masked copies, T frames, N tokens per frame, K of them masked, C token channels, D width.
+Shapes: B videos, M masked copies, T frames, N tokens per frame, P masked tokens of a clip, C token channels, D width.
 """
 
 from __future__ import annotations
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from magi.model.cache import KVCache
@@ -76,16 +76,16 @@ class Magi(nn.Module):
         """
         self._check(latents, interval)
         tokens = patchify(latents, self.config.patch)  # (B, T, N, C)
-        z = self.conditions(tokens, interval, draws)  # (B, M, T, N, D)
-        index = draws.masked_tokens[..., None]
-        z = z.gather(3, index.expand(*index.shape[:-1], z.shape[-1]))  # (B, M, T, K, D)
-        clean = tokens[:, None].expand(-1, index.shape[1], -1, -1, -1)
-        target = clean.gather(3, index.expand(*index.shape[:-1], tokens.shape[-1]))  # (B, M, T, K, C)
+        z = rearrange(self.conditions(tokens, interval, draws), "b m t n d -> b m (t n) d")
+        clean = repeat(tokens, "b t n c -> b m (t n) c", m=z.shape[1])
+        index = draws.masked_tokens[..., None]  # (B, M, P, 1)
+        z = z.take_along_dim(index, dim=2)  # (B, M, P, D)
+        target = clean.take_along_dim(index, dim=2)  # (B, M, P, C)
         losses = self.head.loss(
-            rearrange(z, "b m t k d -> (b m t k) d"),
-            rearrange(target, "b m t k c -> (b m t k) c"),
-            rearrange(draws.head_time, "r b m t k -> r (b m t k)"),
-            rearrange(draws.head_noise, "r b m t k c -> r (b m t k) c"),
+            rearrange(z, "b m p d -> (b m p) d"),
+            rearrange(target, "b m p c -> (b m p) c"),
+            rearrange(draws.head_time, "r b m p -> r (b m p)"),
+            rearrange(draws.head_noise, "r b m p c -> r (b m p) c"),
         )
         parts = {name: value.mean() for name, value in losses.items()}
         return {

@@ -6,6 +6,7 @@ Pure arithmetic on counts; what is drawn is drawn by the caller.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -47,6 +48,14 @@ def unmasking_counts(tokens: int, steps: int) -> list[int]:
         counts.append(hidden - left)
         hidden = left
     return [*counts, hidden]
+
+
+def first_of_each(orders: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """The first counts[t] tokens of frame t's order, frame after frame, (sum of counts,) int64: token n of frame t is
+    number t N + n of the clip. `orders` is (T, N)."""
+    frames, tokens = orders.shape
+    in_clip = orders + tokens * np.arange(frames)[:, None]
+    return np.concatenate([row[:count] for row, count in zip(in_clip, counts, strict=True)])
 
 
 def random_orders(rng: np.random.Generator, frames: int, tokens: int) -> np.ndarray:

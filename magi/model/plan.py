@@ -5,7 +5,7 @@ and only those that are computed: no last observation frame, of the others no mo
 seen, the head on masked tokens alone. Knows no device and no clock: how fast the operations run is for measurement.
 
 Symbols: T frames, S stream frames, N tokens per frame, L tokens the transformer sees of it, C token channels, D width,
-F MLP width, W head width, E sines and cosines of a time, M masked copies, K masked tokens per frame, R head repeats.
+F MLP width, W head width, E sines and cosines of a time, M masked copies, P masked tokens of a clip, R head repeats.
 """
 
 from __future__ import annotations
@@ -70,6 +70,12 @@ def mean_mask_ratio(config: MagiConfig) -> float:
     return 1 + config.mask_ratio_std * (normal.pdf(a) - normal.pdf(0)) / (normal.cdf(0) - normal.cdf(a))
 
 
+def mean_predicted_frames(config: MagiConfig) -> float:
+    """Frames of a clip that are masked: all T, less what MTF shows complete; a drawn beginning has T / 2 frames."""
+    frames, prefix = config.num_frames, config.mtf_clean_prefix_probability
+    return frames - prefix * frames / 2 - (1 - prefix) * config.mtf_first_frame_clean
+
+
 def stream_frames(config: MagiConfig) -> int:
     """Frames the transformer sees of a clip, S: in CTF T - 1 observed and M T masked ones, in MTF T (paper, Fig. 3)."""
     frames = config.num_frames
@@ -118,11 +124,11 @@ def forward_flops(config: MagiConfig, *, masked: float | None = None) -> Flops:
 
     Args:
         config: of the model.
-        masked: K; by default its mean over training.
+        masked: P; by default its mean over training.
     """
     streams = stream_frames(config)
-    hidden = config.tokens * mean_mask_ratio(config) if masked is None else masked
-    rows = config.masks_per_clip * config.num_frames * hidden
+    hidden = config.tokens * mean_mask_ratio(config) * mean_predicted_frames(config) if masked is None else masked
+    rows = config.masks_per_clip * hidden
     per_row = condition_flops(config) + config.head_repeats * (time_flops(config) + head_call_flops(config))
     predicted = config.masks_per_clip * config.num_frames
     return Flops(transformer_flops(config, frames=streams, attended=streams, wanted=predicted), rows * per_row)

@@ -174,6 +174,8 @@ def _check(
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     if len(seeds) == 0:  # NumPy's arrays have no truth of their own
         raise ValueError("no seeds; give one per video to generate")
+    if config.mtf_first_frame_clean and (context is None or context.shape[1] == 0):
+        raise ValueError("the model never learned to make a first frame (mtf_first_frame_clean); give a context")
     if context is not None:
         size = (config.latent_channels, config.latent_height, config.latent_width)
         if context.ndim != 5 or tuple(context.shape[2:]) != size:
