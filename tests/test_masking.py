@@ -180,7 +180,7 @@ def test_masks_differ_between_copies_and_frames() -> None:
 
 def test_each_frame_may_have_its_own_ratio() -> None:
     """Frame by frame, all drawn from MAR's distribution and independent; every sample of the step has the same counts,
-    so each still counts as many tokens as any other. The hidden tokens are those of the batch's ratio, more or fewer."""
+    so each still counts as many tokens as any other. The hidden tokens are those of one ratio, more or fewer."""
     config = tiny(latent_height=16, latent_width=16, mask_ratio_granularity="frame")  # 64 tokens
     counts = np.array([draw_counts(config, 0, step=step) for step in range(400)])  # (steps, T)
     assert counts.min() >= math.ceil(0.7 * 64) and counts.max() <= 64
