@@ -21,6 +21,7 @@ import torch
 from einops import rearrange
 from numpy.typing import NDArray
 
+from magi.choices import check_choices
 from magi.data.clips import Clips
 from magi.seeds import generator
 from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, decode_video, find_videos, probe, ticks
@@ -48,17 +49,16 @@ class FolderConfig:
     seed: int = 0
     exclude: tuple[str, ...] = ()  # videos or folders, relative to `path`
     max_frames: int = 1000  # of a video that are decoded; longer ones are used up to there
-    max_bad_fraction: float = 0.01  # of videos that may be unusable before the run stops
+    max_bad_fraction: float = 0.01  # of videos that may be unreadable before the run stops
     bad_files: str | None = None  # where to list these, as JSON lines
     cache_mb: int = 256  # for decoded videos, per process
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.num_frames < 1 or self.size < 1:
             raise ValueError(f"num_frames and size must be at least 1, got {self.num_frames} and {self.size}")
         if not 1 <= self.min_interval <= self.max_interval:
             raise ValueError(f"need 1 <= min_interval <= max_interval, got {self.min_interval} and {self.max_interval}")
-        if self.interval_rule not in ("clamp", "fixed"):
-            raise ValueError(f"interval_rule must be 'clamp' or 'fixed', got {self.interval_rule!r}")
         interval = self.max_interval if self.interval_rule == "fixed" else self.min_interval
         if self.max_frames <= (self.num_frames - 1) * interval:
             raise ValueError(f"{self.num_frames} frames at interval {interval} exceed max_frames = {self.max_frames}")
@@ -66,6 +66,10 @@ class FolderConfig:
             raise ValueError(f"cache_mb must not be negative, got {self.cache_mb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction must be between 0 and 1, got {self.max_bad_fraction}")
+
+
+class TooShort(BadVideo):
+    """Nothing is wrong with the video but its length."""
 
 
 class FolderSource:
@@ -80,6 +84,7 @@ class FolderSource:
         self.config = config
         self.videos = _listed(config)
         self.bad: dict[Path, str] = {}  # videos met so far that could not be used, and why
+        self._short: set[Path] = set()  # those of them that are only too short, which speaks for no damage
         self._opened: set[Path] = set()
         self._damaged: set[Path] = set()
         self._cache: dict[Path, DecodedVideo] = {}
@@ -116,7 +121,7 @@ class FolderSource:
                 return self._read(path, draws)
             except BadVideo as error:
                 self._note(path, error)
-        raise ValueError(f"{self.config.path}: none of its {len(self.videos)} videos can be used")
+        raise AssertionError("a folder without a usable video is refused by _note")
 
     def _read(self, path: Path, draws: NDArray[np.float64]) -> tuple[Frames, int]:
         """Return the clip (T, S, S, 3) and the interval that these draws from [0, 1) choose in this video."""
@@ -134,7 +139,7 @@ class FolderSource:
             largest = max(config.min_interval, min(largest, (num_frames - 1) // steps))
         if num_frames <= steps * largest:
             needed = f"{config.num_frames} at interval {largest} need {steps * largest + 1}"
-            raise BadVideo(decoded.path, f"is too short: it has {num_frames} frames, {needed}")
+            raise TooShort(decoded.path, f"is too short: it has {num_frames} frames, {needed}")
         interval = config.min_interval + int(draws[0] * (largest - config.min_interval + 1))
         start = int(draws[1] * (num_frames - steps * interval))
         return clip_indices(decoded.times, start=start, interval=interval, count=config.num_frames), interval
@@ -158,15 +163,22 @@ class FolderSource:
         if path in self.bad:
             return
         reason = self.bad[path] = error.reason if error.path == str(path) else str(error)  # an image is named itself
+        if isinstance(error, TooShort):
+            self._short.add(path)
         self._opened.add(path)
         warnings.warn(f"not used: {path}: {reason}", stacklevel=2)
         if self.config.bad_files is not None:
             _append_once(Path(self.config.bad_files), {"path": str(path), "reason": reason})
         trusted = max(len(self._opened), min(len(self.videos), FAIR_SAMPLE))
         tolerated = max(TOLERATED, self.config.max_bad_fraction * trusted)
-        if len(self.bad) > tolerated or len(self.bad) == len(self.videos):
+        if len(self.bad) == len(self.videos):
             raise ValueError(
-                f"{self.config.path}: {len(self.bad)} of the {len(self._opened)} videos opened so far cannot be used; "
+                f"{self.config.path}: none of its {len(self.videos)} videos can be used. The last: {error}"
+            )
+        damaged = len(self.bad) - len(self._short)
+        if damaged > tolerated:
+            raise ValueError(
+                f"{self.config.path}: {damaged} of the {len(self._opened)} videos opened so far cannot be read; "
                 f"exclude them or raise max_bad_fraction (now {self.config.max_bad_fraction}). The last: {error}"
             )
 

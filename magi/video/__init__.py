@@ -3,7 +3,7 @@
 Knows containers, codecs, time stamps and pictures; knows nothing of clips, batches or pixels in [-1, 1].
 """
 
-from magi.video.frames import Frames, fit, resize, side_by_side, tile
+from magi.video.frames import Frames, fit, resize, tile
 from magi.video.reading import (
     VIDEO_SUFFIXES,
     BadVideo,
@@ -15,7 +15,7 @@ from magi.video.reading import (
     probe,
     read_video,
 )
-from magi.video.timing import clip_indices, frames_at, nominal_period, ticks
+from magi.video.timing import clip_indices, nominal_period, ticks
 from magi.video.writing import Quality, VideoWriter, write_gif, write_video
 
 __all__ = [
@@ -31,12 +31,10 @@ __all__ = [
     "decode_video",
     "find_videos",
     "fit",
-    "frames_at",
     "nominal_period",
     "probe",
     "read_video",
     "resize",
-    "side_by_side",
     "ticks",
     "tile",
     "write_gif",

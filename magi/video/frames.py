@@ -58,8 +58,3 @@ def tile(videos: Sequence[Frames], *, columns: int | None = None, gap: int = 2, 
     cells[: len(videos), :, :height, :width] = videos
     grid = rearrange(cells, "(r c) t h w d -> t (r h) (c w) d", c=columns)
     return np.ascontiguousarray(grid[:, : grid.shape[1] - gap, : grid.shape[2] - gap])  # no gap after the last
-
-
-def side_by_side(videos: Sequence[Frames], *, gap: int = 2) -> Frames:
-    """Lay videos of one shape (T, H, W, 3) out in a row."""
-    return tile(videos, columns=len(videos) or None, gap=gap)

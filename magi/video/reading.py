@@ -26,7 +26,7 @@ from magi.video.timing import DEFAULT_FPS, believable_times, nominal_period
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 MAX_PIXELS = 2**25  # per frame: 8K just fits, while a GIF of 35 bytes can claim 128 times as much
-MAX_BYTES = 2**32  # of decoded RGB per video
+MAX_BYTES = 2**30  # of decoded pictures of one video that are held at once: 345 of 1080p
 
 # The formats that may be probed at all: playlists would open further files. The content decides, not the suffix.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif"
@@ -67,7 +67,7 @@ class Video:
 
     frames: Frames  # (T, H, W, 3)
     times: NDArray[np.float64]  # (T,) seconds, increasing, from 0
-    problem: str | None = None  # why the rest of a damaged file is missing
+    problem: str | None = None  # why the rest of a damaged or huge file is missing
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DecodedVideo:
 
     path: Path
     times: NDArray[np.float64]  # (T,) seconds, increasing, from 0
-    problem: str | None  # why the rest of a damaged file is missing
+    problem: str | None  # why the rest of a damaged or huge file is missing
     pictures: Sequence[Any]  # (T,) of whatever `convert` takes
     convert: Callable[[Any], Frames]  # to (H, W, 3)
     num_bytes: int  # that the pictures take in memory
@@ -131,7 +131,8 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def read_video(path: str | Path, *, max_frames: int | None = None, size: int | None = None) -> Video:
-    """Read a video file or a folder of numbered images, upright, up to its end, its first damage or `max_frames`.
+    """Read a video file or a folder of numbered images, upright, up to its end, its first damage, `max_frames` or
+    `MAX_BYTES`.
 
     Pixels are taken to be square. A folder of images has 25 frames a second.
 
@@ -139,7 +140,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None, size: int | N
         size: fit every frame to a square of this many pixels (see `fit`).
 
     Raises:
-        BadVideo: not a single frame can be read, or more than `MAX_BYTES` of them; with the reason.
+        BadVideo: not a single frame can be read; with the reason.
     """
     decoded = decode_video(path, max_frames=max_frames)
     return Video(decoded.rgb(size=size), decoded.times, decoded.problem)
@@ -167,7 +168,7 @@ def decode_video(path: str | Path, *, max_frames: int | None = None) -> DecodedV
         except _decoding_errors() as error:
             raise BadVideo(path, f"has frames that cannot be converted to RGB ({_brief(error)})") from error
 
-    num_bytes = len(pictures) * sum(plane.buffer_size for plane in pictures[0].planes)
+    num_bytes = sum(map(_bytes_of, pictures))
     return DecodedVideo(path, times, problem, pictures, convert, num_bytes)
 
 
@@ -202,10 +203,10 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any], str | None]:
-    """Return the ``av.VideoFrame``s before the first damage, at least one, and what the damage is."""
+    """Return the ``av.VideoFrame``s before the first damage or limit, at least one, and why there are no more."""
     pictures: list[Any] = []
     problem = None
-    size_in_bytes = 0
+    held = 0
     try:
         for picture in _pictures(stream):
             if picture.is_corrupt:  # decoded with guesses for what was missing
@@ -216,8 +217,13 @@ def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any],
             if (picture.width, picture.height) != (first.width, first.height):
                 raise ValueError("the size changes")
             pictures.append(picture)
-            size_in_bytes += 3 * picture.width * picture.height
-            if len(pictures) == max_frames or size_in_bytes > MAX_BYTES:
+            held += _bytes_of(picture)
+            if len(pictures) == max_frames:
+                break
+            if held > MAX_BYTES:
+                problem = (
+                    f"is read no further than its first {len(pictures)} frames, which take {MAX_BYTES / 2**30:g} GiB"
+                )
                 break
     except _decoding_errors() as error:
         problem = f"ends after {len(pictures)} frames ({_brief(error)})"
@@ -225,9 +231,11 @@ def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any],
             raise BadVideo(path, f"holds no frame that can be decoded ({_brief(error)})") from error
     if not pictures:
         raise BadVideo(path, "holds no frame that can be decoded")
-    if size_in_bytes > MAX_BYTES:
-        raise BadVideo(path, f"decodes to more than {MAX_BYTES} bytes; cut it, or read fewer frames")
     return pictures, problem
+
+
+def _bytes_of(picture: Any) -> int:
+    return sum(plane.buffer_size for plane in picture.planes)
 
 
 def _pictures(stream: Any) -> Iterator[Any]:

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from magi.video.frames import Frames
-
 DEFAULT_FPS = 25.0  # of frame folders, and of files that name no rate
 
 
@@ -65,8 +63,3 @@ def clip_indices(times: NDArray[np.float64], *, start: int, interval: int, count
     if start < 0 or interval < 1 or count < 1 or last >= len(shown):
         raise ValueError(f"{count} frames at interval {interval} from frame {start} do not fit into {len(shown)}")
     return shown[start : last + 1 : interval]
-
-
-def frames_at(frames: Frames, times: NDArray[np.float64], *, start: int, interval: int, count: int) -> Frames:
-    """Return (count, H, W, 3): the frames shown at the ticks start, start + interval, ... (see `clip_indices`)."""
-    return frames[clip_indices(times, start=start, interval=interval, count=count)]
