@@ -411,7 +411,7 @@ def test_sampling_mistakes_are_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "edm"}, "kind is 'edm'; expected one of diffusion, flow"),
+        ({"kind": "edm"}, "kind must be one of 'diffusion', 'flow'; got 'edm'"),
         ({"time_dim": 7}, "time_dim is 7"),
         ({"width": 0}, "width=0.*expected depth >= 0, width >= 1"),
     ],

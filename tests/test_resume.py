@@ -6,6 +6,7 @@ import json
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
 from magi.experiments.video import VideoRun, train_video
 from magi.model.magi import Magi
+from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from magi.tokenizers.store import save_autoencoder
 from magi.training import optim
 from magi.training.ema import Ema
 from magi.training.loop import Interrupted, TrainConfig
@@ -81,13 +84,15 @@ def test_sigterm_saves_and_resumes(at: int, tmp_path: Path, uninterrupted: Unint
     assert metrics(tmp_path) == metrics(reference)
 
 
-def test_a_crash_changes_nothing_under_dropout(tmp_path: Path) -> None:
-    """Dropout is part of a step, so its masks too must follow from seed and step."""
-    wet = replace(MODEL, dropout=0.1)
-    expected = everything(run(tmp_path / "whole", model=wet))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_crash_changes_nothing_under_dropout(precision: Any, tmp_path: Path) -> None:
+    """Dropout is part of a step, so its masks too must follow from seed and step; rounding to bf16 is as repeatable as
+    any."""
+    wet, config = replace(MODEL, dropout=0.1), replace(RUN, precision=precision)
+    expected = everything(run(tmp_path / "whole", model=wet, config=config))
     with pytest.raises(Crash):
-        run(tmp_path / "stopped", model=wet, at=20, event=crash)
-    assert_same_bits(everything(run(tmp_path / "stopped", model=wet)), expected)
+        run(tmp_path / "stopped", model=wet, config=config, at=20, event=crash)
+    assert_same_bits(everything(run(tmp_path / "stopped", model=wet, config=config)), expected)
 
 
 def test_a_run_gets_past_a_damaged_checkpoint(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
@@ -171,6 +176,16 @@ def test_the_length_may_change_until_the_rate_falls(tmp_path: Path) -> None:
         run(tmp_path / "extended", config=replace(long, total_samples=80))
 
 
+def test_a_length_is_refused_whose_fall_should_have_begun(tmp_path: Path) -> None:
+    """Shortened so far that the rate should be falling already, the run would be none of that length: at 12 samples one
+    of 16 with a tail of 8 has fallen since 8."""
+    long = replace(RUN, total_samples=40, optim=replace(RUN.optim, decay="tail", decay_samples=8))
+    with pytest.raises(Crash):
+        run(tmp_path, config=long, at=16, event=crash)  # saved at 12
+    with pytest.raises(CheckpointError, match=r"train\.total_samples: saved 40, now 16"):
+        run(tmp_path, config=replace(long, total_samples=16))
+
+
 def test_a_refused_length_is_given_with_both_values(tmp_path: Path) -> None:
     """The user must read what the run was and what was asked for, not that the field is absent."""
     tail = replace(RUN, total_samples=12, optim=replace(RUN.optim, decay="tail", decay_samples=8))
@@ -185,6 +200,28 @@ def test_unfit_lengths_are_refused() -> None:
         TrainConfig(total_samples=10, batch_size=4)
     with pytest.raises(ValueError, match="keep_checkpoints must be at least 1, got 0"):
         replace(RUN, keep_checkpoints=0)
+
+
+def test_a_tokenizer_is_known_by_what_it_is(tmp_path: Path) -> None:
+    """A run with its own tokenizer may be moved, or resumed from another directory: the latents are the same. Another
+    tokenizer at the same place makes other latents, with which the model must not go on."""
+    for seed, name in ((0, "first"), (0, "moved"), (1, "other")):
+        torch.manual_seed(seed)
+        model = Autoencoder(AutoencoderConfig(channels=(8, 8, 8), latent_channels=4, norm_groups=4)).eval()
+        save_autoencoder(tmp_path / name, model, "", run={})
+    small = replace(
+        SHORT, data=DataConfig(world=WorldConfig(size=32, num_frames=3, max_interval=1)),
+        model=replace(SHORT.model, latent_channels=4),
+    )  # fmt: skip
+
+    def extended(tokenizer: str, samples: int) -> None:
+        settings = replace(small, tokenizer=str(tmp_path / tokenizer), train=replace(RUN, total_samples=samples))
+        train_video(settings, run_dir=tmp_path / "run", distributed=Distributed())
+
+    extended("first", 8)
+    extended("moved", 12)
+    with pytest.raises(CheckpointError, match="tokenizer: saved '[0-9a-f]{64}', now '[0-9a-f]{64}'"):
+        extended("other", 16)
 
 
 # --- what a run leaves behind ---

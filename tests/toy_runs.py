@@ -30,7 +30,7 @@ from tests.toys import tiny
 MODEL = tiny(latent_channels=3, latent_height=4, latent_width=4, num_frames=3, depth=1, noise_embedding="add")
 RUN = TrainConfig(
     total_samples=40, batch_size=4, precision="fp32", optim=OptimConfig(lr=1e-2, warmup_samples=16),
-    ema_half_life=30, checkpoint_every=12, log_every=4, evaluate_every=16,
+    ema_half_life=30, ema_ramp=0.05, checkpoint_every=12, log_every=4, evaluate_every=16,
 )  # fmt: skip
 """Ten steps; checkpoints of the steps 3, 6, 9 and 10, of which two are kept."""
 NEVER = 1 << 30

@@ -115,7 +115,7 @@ class World:
     """A `ClipSource` of procedural clips that also tells the truth about them."""
 
     def __init__(self, config: WorldConfig, device: torch.device | str = "cpu") -> None:
-        """Make a world whose tensors, and drawing, are on `device`; the mechanics always run on the CPU."""
+        """Make a world that draws on `device`, where its videos are then; states are exact, and so on the CPU."""
         self.config = config
         self.device = torch.device(device)
 
@@ -166,7 +166,7 @@ class World:
         )
 
         def tensor(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+            return torch.from_numpy(np.ascontiguousarray(array))
 
         return WorldStates(
             position=tensor(position),
@@ -178,21 +178,25 @@ class World:
             background=tensor(np.stack([scene.background for scene in scenes])),
             interval=tensor(intervals),
             action=tensor(chosen),
-            sample=tensor(np.array(samples, dtype=np.int64)),
+            sample=torch.tensor(list(samples)),
         )
 
     def render(self, states: WorldStates) -> Tensor:
         """Draw the states: (B, T, 3, H, W) uint8, discs with a soft one pixel edge, a darker rim and a highlight."""
         size, scale = self.config.size, self.config.size / REFERENCE_SIZE
         batch, num_frames, num_bodies, _ = states.position.shape
-        canvas = states.background[:, None].expand(batch, num_frames, 3, size, size).clone()
+        # float64 stays behind: not every device has it
+        position, radius = states.position.float().to(self.device), states.radius.float().to(self.device)
+        color, present = states.color.to(self.device), states.present.to(self.device)
+        background = states.background.to(self.device)
+        canvas = background[:, None].expand(batch, num_frames, 3, size, size).clone()
         flat = canvas.view(batch, num_frames, 3, size * size)
         palette = torch.tensor(PALETTE, dtype=torch.float32, device=self.device)
         # A body is drawn on a square just large enough for it, cut out of the frame and put back: a tenth of the work.
         side = min(2 * int(np.ceil(LARGEST_RADIUS * scale + 1)) + 1, size)
         steps = torch.arange(side, device=self.device)
         for body in range(num_bodies):
-            centre = states.position[:, :, body].float()  # (B, T, 2)
+            centre = position[:, :, body]  # (B, T, 2)
             corner = (centre.floor().long() - side // 2).clamp(0, size - side)
             column, row = (corner[..., None] + steps).unbind(-2)  # (B, T, side) each
             pixels = rearrange(row[..., :, None] * size + column[..., None, :], "b t h w -> b t 1 (h w)")
@@ -200,8 +204,8 @@ class World:
             alpha, colour = _disc(
                 column + 0.5 - centre[..., :1],
                 row + 0.5 - centre[..., 1:],
-                radius=states.radius[:, body].float() * states.present[:, body],
-                colour=palette[states.color[:, body]],
+                radius=radius[:, body] * present[:, body],
+                colour=palette[color[:, body]],
             )
             under = flat.gather(-1, pixels).float()
             flat.scatter_(-1, pixels, (under + alpha * (colour - under)).round().to(torch.uint8))

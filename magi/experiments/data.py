@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from magi.choices import check_choices
 from magi.data.clips import Clips, ClipSource
 from magi.data.folder import FolderConfig, FolderSource
 from magi.data.loader import batches
@@ -25,6 +26,7 @@ class DataConfig:
     folder: FolderConfig = field(default_factory=lambda: NO_FOLDER)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         idle = "folder" if self.kind == "world" else "world"
         default = NO_FOLDER if idle == "folder" else WorldConfig()
         if getattr(self, idle) != default:

@@ -33,7 +33,7 @@ PRESETS: dict[str, VideoRun] = {
         tokenizer=OWN,
         model=MODELS["small"],
         train=TrainConfig(
-            total_samples=1_024_000, batch_size=32, ema_half_life=50_000, workers=8,
+            total_samples=1_024_000, batch_size=32, ema_half_life=50_000, ema_ramp=0.05, workers=8,
             optim=OptimConfig(lr=2e-4, warmup_samples=64_000, decay="tail", decay_samples=256_000),
         ),
         sample=SampleConfig(head_steps=20, solver="dpm++"),
@@ -43,7 +43,7 @@ PRESETS: dict[str, VideoRun] = {
         tokenizer=OWN,
         model=MODELS["base"],
         train=TrainConfig(
-            total_samples=4_096_000, batch_size=64, ema_half_life=200_000, workers=8,
+            total_samples=4_096_000, batch_size=64, ema_half_life=200_000, ema_ramp=0.05, workers=8,
             optim=OptimConfig(lr=1e-4, warmup_samples=256_000, decay="tail", decay_samples=1_024_000),
         ),
     ),
@@ -99,6 +99,7 @@ LONGER = TrainConfig(
     batch_size=16,
     optim=OptimConfig(lr=5e-4, warmup_samples=3_200, decay="cosine"),
     ema_half_life=6_400,
+    ema_ramp=0.05,
     checkpoint_every=16_000,
     log_every=800,
     evaluate_every=16_000,

@@ -21,7 +21,7 @@ from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
 from magi.sampling.video import generate
 from magi.tokenizers.protocol import Tokenizer, to_pixels
-from magi.tokenizers.store import load_tokenizer
+from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
 from magi.video import Frames, tile, write_gif
 
@@ -88,7 +88,8 @@ def train_video(
         stream(source, run.train, distributed),
         prepare=prepare,
         config=run.train,
-        resolved=asdict(run),
+        # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
+        resolved={**asdict(run), "tokenizer": fingerprint(tokenizer)},
         run_dir=run_dir,
         distributed=distributed,
         evaluate=evaluate(tokenizer) if evaluate is not None else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from magi.choices import check_choices
 from magi.model.embeddings import NoiseEmbedding
 from magi.model.head import HeadConfig
 
@@ -84,6 +85,7 @@ class MagiConfig:
     """Diffusion times drawn per masked token and step (MAR's diffusion_batch_mul)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

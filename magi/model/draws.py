@@ -37,7 +37,7 @@ class TrainingDraws:
 
     def to(self, device: torch.device) -> TrainingDraws:
         """The same draws on another device."""
-        return TrainingDraws(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return TrainingDraws(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def noise_bucket(config: MagiConfig, sigma: np.ndarray | float) -> np.ndarray:

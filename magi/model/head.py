@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from magi.choices import check_choices
 from magi.model import diffusion
 from magi.model.diffusion import Denoise, Spacing
 
@@ -49,8 +50,7 @@ class HeadConfig:
     time_dim: int = 256  # sines and cosines that describe t
 
     def __post_init__(self) -> None:
-        if self.kind not in SOLVERS:
-            raise ValueError(f"kind is {self.kind!r}; expected one of {', '.join(SOLVERS)}")
+        check_choices(self)
         if self.depth < 0 or self.width < 1 or self.train_steps < 1:
             raise ValueError(f"{self}: expected depth >= 0, width >= 1 and train_steps >= 1")
         if self.time_dim < 2 or self.time_dim % 2:

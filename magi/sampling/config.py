@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from magi.choices import check_choices
 from magi.model.diffusion import Spacing
 from magi.model.embeddings import TimeMode
 from magi.model.head import SOLVERS, HeadConfig, Solver
@@ -39,6 +40,7 @@ class SampleConfig:
     """One video at a time, so that a seed gives the same bits at every batch size."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name, value in (("mask_steps", self.mask_steps), ("head_steps", self.head_steps)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

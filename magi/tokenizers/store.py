@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,6 +31,15 @@ def describe(tokenizer: Tokenizer) -> dict[str, Any]:
     if isinstance(tokenizer, PixelTokenizer):
         return {"pixel": tokenizer.spatial_stride}
     raise ValueError(f"a {type(tokenizer).__name__} cannot be released; use an autoencoder or a pixel tokenizer")
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what decides its latents: its description and weights. The same wherever its folder lies."""
+    digest = hashlib.sha256(json.dumps(describe(tokenizer), sort_keys=True).encode())
+    for tensors in weights(tokenizer).values():
+        for name, tensor in sorted(tensors.items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def weights(tokenizer: Tokenizer) -> dict[str, dict[str, Tensor]]:

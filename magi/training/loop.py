@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from magi import checkpoint
+from magi.choices import check_choices
 from magi.distributed import Distributed
 from magi.seeds import generator
 from magi.training.ema import Ema
@@ -60,8 +61,9 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     ema_half_life: float = 887_000
     """Half-life of the weight average; .9999 per step at batch 128 (A.3)."""
-    ema_ramp: float = 0.05
-    """Early on the half-life is this share of the samples seen; 0 is no ramp."""
+    ema_ramp: float = 0.0
+    """Early on the half-life is this share of the samples seen (EDM2: .05), so that short runs forget their beginning;
+    0 is no ramp, as MAR."""
     checkpoint_every: int = 100_000
     keep_checkpoints: int = 2
     log_every: int = 2_000
@@ -71,6 +73,7 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("total_samples", "batch_size", *PERIODS, "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from magi.choices import check_choices
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -29,6 +31,7 @@ class OptimConfig:
     """Largest gradient norm."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")

@@ -59,7 +59,7 @@ class TrainingState:
         """
         saved = json.loads((directory / "config.json").read_text())
         position = json.loads((directory / "state.json").read_text())
-        may_change = _without_effect(saved, position["samples"])
+        may_change = _without_effect(saved, config, position["samples"])
         differences = checkpoint.compare_configs(_without(saved, may_change), _without(config, may_change))
         if differences:
             raise CheckpointError(
@@ -110,14 +110,15 @@ WITHOUT_EFFECT = (
 """Paths of settings that decide no weight: periods and processes, what is looked at, when to give up on a folder."""
 
 
-def _without_effect(saved: Mapping[str, Any], samples: int) -> list[tuple[str, ...]]:
+def _without_effect(saved: Mapping[str, Any], now: Mapping[str, Any], samples: int) -> list[tuple[str, ...]]:
     """Settings that may change between stop and resume, because the weights so far do not depend on them.
 
-    The length of the run matters only where the learning rate looks at it.
+    The length of the run matters only where the learning rate looks at it: not before its fall began, nor would have
+    begun in a run of the new length.
     """
-    train = saved.get("train", {})
-    optim = train.get("optim", {})
-    if optim.get("decay") != "cosine" and samples <= train.get("total_samples", 0) - optim.get("decay_samples", 0):
+    optim = saved.get("train", {}).get("optim", {})
+    shorter = min(run.get("train", {}).get("total_samples", 0) for run in (saved, now))
+    if optim.get("decay") != "cosine" and samples <= shorter - optim.get("decay_samples", 0):
         return [*WITHOUT_EFFECT, ("train", "total_samples")]
     return [*WITHOUT_EFFECT]
 
