@@ -220,7 +220,7 @@ def test_a_tokenizer_is_known_by_what_it_is(tmp_path: Path) -> None:
 
     extended("first", 8)
     extended("moved", 12)
-    with pytest.raises(CheckpointError, match="tokenizer: saved '[0-9a-f]{64}', now '[0-9a-f]{64}'"):
+    with pytest.raises(CheckpointError, match=r"tokenizer: saved '[0-9a-f]{64}', now '[0-9a-f]{64}'"):
         extended("other", 16)
 
 
