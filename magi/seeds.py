@@ -2,7 +2,8 @@
 
 A generator is made anew wherever it is needed, from a key such as ``(seed, "mask order", sample)``; no generator is
 ever kept, stored or shared. So a result does not depend on batch size, process count or what was drawn before it, and
-resuming a run needs no generator state. This file knows keys, not what is drawn from them.
+resuming a run needs no generator state. (Dropout alone is seeded by step and process: its masks are as large as the
+batch.) This file knows keys, not what is drawn from them.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ VIDEOS_256 = FolderConfig(path="", size=256)
 PRESETS: dict[str, VideoRun] = {
     # 64 pixels, hours on one CPU core, minutes on a GPU; the recipe of world64
     "tiny": replace(world64.VIDEO, data=DataConfig("folder", folder=VIDEOS_64), tokenizer=OWN),
-    # 256 pixels, one GPU: a day for small, some days for base
+    # 256 pixels: small for one large GPU, the others for several
     "small": VideoRun(
         data=DataConfig("folder", folder=VIDEOS_256),
         tokenizer=OWN,
@@ -47,7 +47,6 @@ PRESETS: dict[str, VideoRun] = {
             optim=OptimConfig(lr=1e-4, warmup_samples=256_000, decay="tail", decay_samples=1_024_000),
         ),
     ),
-    # several GPUs: torchrun --nproc_per_node 8 -m magi train large ...
     "large": VideoRun(
         data=DataConfig("folder", folder=VIDEOS_256),
         tokenizer=OWN,

@@ -26,7 +26,7 @@ class SampleConfig:
     the very last step, where a small error of the head grows 300-fold; "trimmed" leaves these out and is far safer for
     small heads."""
     temperature: float = 1.0
-    """Scale of the noise the solver adds (MAR)."""
+    """Scale of the noise ddpm adds at each step (MAR); of the noise they start from for the solvers that add none."""
     time_mode: TimeMode = "interpolate"
     """Temporal positions past the trained length: squeezed into it (the paper) or counted on."""
     window: int | None = None
