@@ -54,7 +54,8 @@ def temporal_positions(num_frames: int, trained_frames: int, mode: TimeMode) -> 
     """Temporal position of each frame of a video, (num_frames,) float64 on the CPU.
 
     ``interpolate`` (the paper, A.4; its formula NOVA's) squeezes frame i of n > T to i T / n, which is below T, so the
-    total length must be known before the first frame; ``extrapolate`` counts on. Short videos count 0, 1, 2 ... in both.
+    total length must be known before the first frame; ``extrapolate`` counts on. Short videos count 0, 1, 2 ... either
+    way.
     """
     positions = torch.arange(num_frames, device="cpu", dtype=torch.float64)
     if mode == "interpolate" and num_frames > trained_frames:
