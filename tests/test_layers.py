@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [  # from the bottom up; imports only point down
     {"model", "tokenizers", "data"},
     {"sampling"},
     {"training", "evaluation"},
-    {"experiments", "report", "play"},
+    {"experiments", "bench", "report", "play"},
     {"cli"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

@@ -13,15 +13,15 @@ from typing import Any
 
 import torch
 
-from magi.experiments.bench_measure import machine
-from magi.experiments.bench_sampling import (
+from magi.bench.measure import machine
+from magi.bench.sampling import (
     count_head_operations,
     measure_cache,
     measure_determinism,
     measure_frames,
     measure_growth,
 )
-from magi.experiments.bench_training import count_training_flops, measure_training
+from magi.bench.training import count_training_flops, measure_training
 from magi.model.config import PRESETS
 from magi.model.magi import Magi
 from magi.sampling.release import Release, load
