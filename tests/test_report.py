@@ -15,6 +15,7 @@ from torch import Tensor
 
 from magi.data.world import World, WorldConfig
 from magi.data.world_files import write_world
+from magi.evaluation.by_clip import CEILING, HELD, MODEL, STRAIGHT, score_clips
 from magi.evaluation.pixel import psnr
 from magi.evaluation.world import EVALUATION_WORLD, world_test
 from magi.model.config import MagiConfig
@@ -28,7 +29,6 @@ from magi.report.demo import MARKER, QUICK, claim, predict, read_context, run_de
 from magi.report.figures import INKS, Curve, chart, ctf_mask_figure, standalone
 from magi.report.page import Html
 from magi.report.panels import GIVEN, MADE, SCALE, Panel, held, side_by_side, strip
-from magi.report.scores import CEILING, HELD, MODEL, STRAIGHT, score
 from magi.report.toy import CONTEXT as TOY_CONTEXT
 from magi.report.toy import train_toy
 from magi.sampling.config import SampleConfig
@@ -166,22 +166,6 @@ def test_the_last_given_frame_is_held() -> None:
     assert (shown[2:] < 200).all() and (shown[2:] > 0).all()
 
 
-# scores
-
-
-def test_scores_of_the_truth_and_of_nothing() -> None:
-    """The truth scores as well as the reader of positions can see, and black frames as badly as can be."""
-    test = world_test(1, clips=3)
-    truth = test.video[:, 5:]
-    perfect = score(truth, test, reconstructed=test.video, context=5)
-    assert perfect.error[MODEL].shape == (3, 16)
-    assert float(perfect.error[MODEL].max()) < 0.6 and float(perfect.right[MODEL].mean()) > 0.9
-    assert torch.equal(perfect.error[MODEL], perfect.error[CEILING]) and float(perfect.psnr[MODEL].min()) == 100
-    assert float(perfect.error[HELD][:, -1].mean()) > float(perfect.error[HELD][:, 0].mean()) > 1
-    nothing = score(torch.zeros_like(truth), test, reconstructed=test.video, context=5)
-    assert float(nothing.error[MODEL].min()) > float(perfect.error[HELD].mean()) and not nothing.right[MODEL].any()
-
-
 # world files
 
 
@@ -224,7 +208,7 @@ def test_a_decoded_file_is_as_good_a_context_as_the_raw_frames(tmp_path: Path) -
     def error(context: Tensor) -> Tensor:
         settings = replace(shipped.sample, mask_steps=4, head_steps=5)
         made = predict(shipped, context, frames=frames, settings=settings, progress=lambda done, total: None)
-        return score(made, test, reconstructed=test.video, context=5).error[MODEL].mean(0)
+        return score_clips(made, test, reconstructed=test.video, context=5).error[MODEL].mean(0)
 
     expected = error(raw)
     assert float((error(decoded) - expected).abs().max()) < 0.2

@@ -22,13 +22,13 @@ from torch import Tensor
 from magi import __version__
 from magi.data.world_files import write_world
 from magi.distributed import Device, pick_device
+from magi.evaluation.by_clip import HELD, MODEL, STRAIGHT, Who, right_bodies, score_clips
 from magi.evaluation.dynamics import track
 from magi.evaluation.run import through_tokenizer
 from magi.evaluation.world import CONTEXT, EVALUATION_WORLD, world_test
 from magi.report.console import Progress, Steps, columns
 from magi.report.demo_page import Demo, Long, demo_page
 from magi.report.panels import Panel, held, side_by_side, to_frames, write_film
-from magi.report.scores import HELD, MODEL, STRAIGHT, Who, right_bodies, score
 from magi.report.toy import train_toy
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load
@@ -95,7 +95,7 @@ def run_demo(
         made = predict(release, context, frames=size.frames, settings=release.sample, progress=progress)
     with steps.step("compare with what happened"):
         reconstructed = through_tokenizer(release, test.video)
-        scores = score(made, test, reconstructed=reconstructed, context=CONTEXT)
+        scores = score_clips(made, test, reconstructed=reconstructed, context=CONTEXT)
         films = [
             write_film(out / "videos" / file.stem, three_panels(given, truth=truth, made=mine), fps=FPS)
             for file, given, truth, mine in zip(files, context, test.video, made, strict=True)

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from magi import __version__
+from magi.evaluation.by_clip import CEILING, HELD, MODEL, STRAIGHT, ClipScores, Who
 from magi.evaluation.world import CONTEXT
 from magi.model.head import SOLVERS
 from magi.report import page as html
-from magi.report.figures import Curve, Role, chart, ctf_mask_figure
+from magi.report.figures import Curve, chart, ctf_mask_figure
 from magi.report.page import Html, figure, section
 from magi.report.panels import Film, png, strip, to_frames
-from magi.report.scores import CEILING, HELD, MODEL, STRAIGHT, Scores
 from magi.report.toy import CONTEXT as TOY_CONTEXT
 from magi.report.toy import Toy
 from magi.sampling.release import Release
 
 SHOWN = 6  # videos on the page at once; the others are behind a line to click on
 STRETCHES = 4  # into which a long run is divided
-NAMES: dict[Role, str] = {
+NAMES: dict[Who, str] = {
     MODEL: "MAGI",
     HELD: "the last given frame, held still",
     STRAIGHT: "every body straight on, no bounces",
@@ -49,7 +49,7 @@ class Demo:
     release: Release
     files: list[Path]
     films: list[Film]
-    scores: Scores
+    scores: ClipScores
     long: Long
     toy: Toy
     commands: list[tuple[str, str]]  # what to type next, and why
@@ -111,7 +111,7 @@ def continuations(demo: Demo) -> Html:
     return section(title, words, html.gallery(shown, narrowest=440), *more)
 
 
-def accuracy(scores: Scores) -> Html:
+def accuracy(scores: ClipScores) -> Html:
     """The curves."""
     words = (
         f"Means of {len(scores.error[MODEL])} videos, frame by frame. A disc that cannot be found counts as being as "
@@ -126,7 +126,7 @@ def accuracy(scores: Scores) -> Html:
     return section("How far off it is", words, html.legend(NAMES.items()), html.gallery(figures, narrowest=300))
 
 
-def curves(values: Mapping[Role, Tensor], label: str, *, bottom: float | None = None, top: float | None = None) -> Html:
+def curves(values: Mapping[Who, Tensor], label: str, *, bottom: float | None = None, top: float | None = None) -> Html:
     """(B, F) for each role as curves over the F predicted frames."""
     frames = values[MODEL].shape[1]
     lines = [Curve(who, range(1, frames + 1), clips.mean(0).tolist()) for who, clips in values.items()]
