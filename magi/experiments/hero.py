@@ -1,6 +1,8 @@
 """The moving picture at the top of the README: the first clips of the frozen test, none of them selected.
 
-    python -m magi.report.hero              # writes docs/figures/world64.gif with the shipped model
+    python -m magi.experiments.hero         # writes docs/figures/world64.gif with the shipped model
+
+Two clips beside each other, of each what happened and what the model made of it.
 """
 
 from __future__ import annotations

@@ -26,10 +26,11 @@ from magi.evaluation.by_clip import HELD, MODEL, STRAIGHT, Who, right_bodies, sc
 from magi.evaluation.dynamics import track
 from magi.evaluation.run import through_tokenizer
 from magi.evaluation.world import CONTEXT, EVALUATION_WORLD, world_test
+from magi.experiments.toy import train_toy
 from magi.report.console import Progress, Steps, columns
-from magi.report.demo_page import Demo, Long, demo_page
+from magi.report.demo_page import demo_page
 from magi.report.panels import Panel, held, side_by_side, to_frames, write_film
-from magi.report.toy import train_toy
+from magi.report.records import Demo, InForce, Long
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load
 from magi.sampling.video import generate
@@ -105,9 +106,8 @@ def run_demo(
     with steps.step("train a toy model from nothing", talks=True):
         toy = train_toy(release.tokenizer, out / "toy", seconds=size.toy_seconds, most=size.toy_clips, device=on)
     with steps.step("draw the page"):
-        demo = Demo(
-            str(model), release, files, films, scores, long, toy, next_commands(out, model), dict(steps.seconds)
-        )
+        commands = next_commands(out, model)
+        demo = Demo(in_force(str(model), release), files, films, scores, long, toy, commands, dict(steps.seconds))
         (out / "results.json").write_text(json.dumps(results(demo), indent=1) + "\n", encoding="utf-8")
         page = out / "index.html"
         page.write_text(demo_page(demo), encoding="utf-8")
@@ -184,6 +184,20 @@ def three_panels(given: Tensor, *, truth: Tensor, made: Tensor) -> Frames:
     )
 
 
+def in_force(name: str, release: Release) -> InForce:
+    """What is used, by the name that the user gave."""
+    model, tokenizer = release.model, release.tokenizer
+    return InForce(
+        name=name,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        config=model.config,
+        sample=release.sample,
+        stride=tokenizer.spatial_stride,
+        device=str(model.head_position.device),
+        threads=torch.get_num_threads(),
+    )
+
+
 def next_commands(out: Path, model: str | Path) -> list[tuple[str, str]]:
     """What to type after the demo, and why."""
     installed = shutil.which("magi") is not None
@@ -205,8 +219,8 @@ def results(demo: Demo) -> dict[str, object]:
 
     return {
         "magi": __version__,
-        "model": demo.model_name,
-        "sample": asdict(demo.release.sample),
+        "model": demo.model.name,
+        "sample": asdict(demo.model.sample),
         "videos": [file.name for file in demo.files],
         "position error, px": means(demo.scores.error),
         "PSNR, dB": means(demo.scores.psnr),
