@@ -29,13 +29,14 @@ from magi.evaluation.world import CONTEXT, EVALUATION_WORLD, world_test
 from magi.experiments.toy import train_toy
 from magi.report.console import Progress, Steps, columns
 from magi.report.demo_page import demo_page
-from magi.report.panels import Panel, held, side_by_side, to_frames, write_film
+from magi.report.films import write_film
+from magi.report.panels import continued, happened, side_by_side, three_panels
 from magi.report.records import Demo, InForce, Long
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load
 from magi.sampling.video import generate
 from magi.threads import configure_threads
-from magi.video import Frames, read_video
+from magi.video import read_video
 
 
 @dataclass(frozen=True)
@@ -164,24 +165,12 @@ def go_on(release: Release, context: Tensor, *, size: Size, folder: Path, progre
         made[way] = predict(release, context, frames=frames, settings=settings, progress=note)
     films = []
     for clip, given in enumerate(context):
-        panels = [Panel("what happened", to_frames(test.video[clip]), given=CONTEXT)]
-        for way, videos in made.items():
-            panels.append(Panel(way, to_frames(torch.cat([given, videos[clip]])), given=CONTEXT, made=True))
+        panels = [happened(test.video[clip], given=CONTEXT)]
+        panels += [continued(way, given, videos[clip]) for way, videos in made.items()]
         films.append(write_film(folder / f"long-{clip:06d}", side_by_side(panels), fps=LONG_FPS))
     bodies = {"present": test.states.present, "radius": test.states.radius}
     right = {way: right_bodies(track(videos, test.states.color, **bodies)) for way, videos in made.items()}
     return Long(films, right)
-
-
-def three_panels(given: Tensor, *, truth: Tensor, made: Tensor) -> Frames:
-    """What was given, what happened, what the model made of it, side by side: clips (T, 3, S, S) to (T, H, W, 3)."""
-    return side_by_side(
-        [
-            Panel("given", held(to_frames(given), len(truth)), given=len(given)),
-            Panel("what happened", to_frames(truth), given=len(given)),
-            Panel("MAGI", to_frames(torch.cat([given, made])), given=len(given), made=True),
-        ]
-    )
 
 
 def in_force(name: str, release: Release) -> InForce:

@@ -15,8 +15,9 @@ from magi.evaluation.world import CONTEXT
 from magi.model.head import SOLVERS
 from magi.report import page as html
 from magi.report.figures import Curve, chart, ctf_mask_figure
+from magi.report.films import Film, png
 from magi.report.page import Html, figure, section
-from magi.report.panels import Film, png, strip, to_frames
+from magi.report.panels import strip, to_frames
 from magi.report.records import Demo, InForce, Toy
 
 SHOWN = 6  # videos on the page at once; the others are behind a line to click on

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from magi.evaluation.by_clip import ClipScores
 from magi.model.config import MagiConfig
-from magi.report.panels import Film
+from magi.report.films import Film
 from magi.sampling.config import SampleConfig
 
 
