@@ -12,7 +12,7 @@ import torch
 from magi.evaluation.by_clip import CEILING, HELD, MODEL, STRAIGHT
 from magi.model.forcing import ctf_mask
 from magi.report import page as html
-from magi.report.console import Steps, columns
+from magi.report.console import Steps, table
 from magi.report.figures import INKS, Curve, chart, ctf_mask_figure, standalone
 from magi.report.films import GrowingFilm
 from magi.report.page import Html
@@ -124,10 +124,14 @@ def test_the_last_given_frame_is_held() -> None:
 
 
 def test_columns_are_aligned() -> None:
-    """Every line is as wide as the others, and numbers end in the same column."""
-    lines = columns([["name", "+1", "+16"], ["a longer name", "1.5", "22.75"]]).splitlines()
+    """Every line is as wide as the others, and numbers end in the same column; words, where they are told apart, begin
+    in one, and no line ends in blanks."""
+    rows = [["name", "+1", "+16"], ["a longer name", "1.5", "22.75"]]
+    lines = table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[0].endswith("+16") and lines[1].endswith("22.75")
+    first, second = table(rows, words=(0, 2)).splitlines()
+    assert first.index("+16") == second.index("22.75") and first == first.rstrip()
 
 
 def test_steps_are_timed_and_numbered(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ from torch import Tensor
 from magi import __version__
 from magi.data.world_files import write_world
 from magi.distributed import Device, pick_device
-from magi.evaluation.by_clip import HELD, MODEL, STRAIGHT, Who, right_bodies, score_clips
+from magi.evaluation.by_clip import right_bodies, score_clips
 from magi.evaluation.dynamics import track
 from magi.evaluation.run import through_tokenizer
 from magi.evaluation.world import CONTEXT, EVALUATION_WORLD, world_test
 from magi.experiments.toy import train_toy
-from magi.report.console import Progress, Steps, columns
-from magi.report.demo_page import demo_page
+from magi.report.console import Progress, Steps
+from magi.report.demo_page import demo_page, summary
 from magi.report.films import write_film
 from magi.report.panels import continued, happened, side_by_side, three_panels
 from magi.report.records import Demo, InForce, Long
@@ -222,13 +223,7 @@ def results(demo: Demo) -> dict[str, object]:
 
 def tell(demo: Demo, page: Path) -> None:
     """Print the numbers that matter, where the page is, and what to do next."""
-    count = demo.scores.error[MODEL].shape[1]
-    shown = sorted({1, max(1, count // 4), max(1, count // 2), count})
-    rows = [["pixels off, at predicted frame", *(f"+{frame}" for frame in shown)]]
-    names: dict[Who, str] = {MODEL: "MAGI", HELD: "last frame held still", STRAIGHT: "every body straight on"}
-    for who, name in names.items():
-        error = demo.scores.error[who].mean(0)
-        rows.append([name, *(f"{float(error[frame - 1]):.1f}" for frame in shown)])
-    print(f"\n{columns(rows)}\n\n  open  {page}   ({page.stat().st_size / 1e6:.1f} MB in one file)\n\n  then")
+    print(f"\n{indent(summary(demo.scores), '  ')}\n")
+    print(f"  open  {page}   ({page.stat().st_size / 1e6:.1f} MB in one file)\n\n  then")
     for line, purpose in demo.commands:
         print(f"    {purpose}\n      {line}")

@@ -14,6 +14,7 @@ from magi.evaluation.by_clip import CEILING, HELD, MODEL, STRAIGHT, ClipScores, 
 from magi.evaluation.world import CONTEXT
 from magi.model.head import SOLVERS
 from magi.report import page as html
+from magi.report.console import table
 from magi.report.figures import Curve, chart, ctf_mask_figure
 from magi.report.films import Film, png
 from magi.report.page import Html, figure, section
@@ -205,3 +206,15 @@ def show(film: Film, label: str, *, controls: bool = False) -> Html:
 def pixels(model: InForce) -> str:
     """The size of the pictures that a model makes."""
     return f"{model.stride * model.config.latent_width} × {model.stride * model.config.latent_height} pixels"
+
+
+def summary(scores: ClipScores) -> str:
+    """The page in four lines, for a terminal: how far off MAGI and the baselines are at a few predicted frames."""
+    count = scores.error[MODEL].shape[1]
+    shown = sorted({1, max(1, count // 4), max(1, count // 2), count})
+    rows = [["pixels off, at predicted frame", *(f"{f'+{frame}':>7}" for frame in shown)]]
+    names: dict[Who, str] = {MODEL: "MAGI", HELD: "last frame held still", STRAIGHT: "every body straight on"}
+    for who, name in names.items():
+        error = scores.error[who].mean(0)
+        rows.append([name, *(f"{float(error[frame - 1]):.1f}" for frame in shown)])
+    return table(rows)
