@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from magi.experiments.bench import run_bench
-from magi.experiments.bench_measure import Spread, alternate, count_operations, fitted_exponent
-from magi.experiments.bench_sampling import (
+from magi.bench.measure import Spread, alternate, count_operations, fitted_exponent
+from magi.bench.run import run_bench
+from magi.bench.sampling import (
     Rollout,
     UncachedMagi,
     count_head_operations,
@@ -21,7 +21,7 @@ from magi.experiments.bench_sampling import (
     race,
     step_settings,
 )
-from magi.experiments.bench_training import count_training_flops, plain_loss, typical_draws
+from magi.bench.training import count_training_flops, plain_loss, typical_draws
 from magi.model import plan
 from magi.model.config import PRESETS, MagiConfig
 from magi.model.head import DiffusionHead, HeadConfig

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from magi.data.world import World, WorldConfig
+from magi.evaluation.by_clip import CEILING, HELD, MODEL, score_clips
 from magi.evaluation.pixel import HIGHEST_PSNR, psnr, ssim
 from magi.evaluation.run import continuations, evaluate, score_pixels, score_world, through_tokenizer
 from magi.evaluation.world import EVALUATION_WORLD, FROZEN, WorldTest, describe, is_frozen, world_test
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
-from magi.report.scores import CEILING, HELD, MODEL, score
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release
 from magi.tokenizers.pixel import PixelTokenizer
@@ -156,9 +156,22 @@ def test_copy_last_goes_through_the_tokenizer() -> None:
     scores = score_pixels(ramp[:, 3:], ramp, reconstructed=ramp + 3)
     assert scores["PSNR, copy last"].tolist() == pytest.approx([20 * math.log10(255 / 2), 20 * math.log10(255)])
     states = World(WorldConfig(num_frames=5)).simulate([0])
-    shown = score(ramp[:, 3:], WorldTest(ramp, states), reconstructed=ramp + 3, context=3)
+    shown = score_clips(ramp[:, 3:], WorldTest(ramp, states), reconstructed=ramp + 3, context=3)
     for name, who in (("model", MODEL), ("copy last", HELD), ("tokenizer", CEILING)):
         assert torch.equal(shown.psnr[who].mean(0), scores[f"PSNR, {name}"])
+
+
+def test_scores_of_the_truth_and_of_nothing() -> None:
+    """The truth scores as well as the reader of positions can see, and black frames as badly as can be."""
+    test = world_test(1, clips=3)
+    truth = test.video[:, 5:]
+    perfect = score_clips(truth, test, reconstructed=test.video, context=5)
+    assert perfect.error[MODEL].shape == (3, 16)
+    assert float(perfect.error[MODEL].max()) < 0.6 and float(perfect.right[MODEL].mean()) > 0.9
+    assert torch.equal(perfect.error[MODEL], perfect.error[CEILING]) and float(perfect.psnr[MODEL].min()) == 100
+    assert float(perfect.error[HELD][:, -1].mean()) > float(perfect.error[HELD][:, 0].mean()) > 1
+    nothing = score_clips(torch.zeros_like(truth), test, reconstructed=test.video, context=5)
+    assert float(nothing.error[MODEL].min()) > float(perfect.error[HELD].mean()) and not nothing.right[MODEL].any()
 
 
 def test_the_truth_scores_well_in_the_world(test_clips: WorldTest) -> None:

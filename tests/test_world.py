@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from magi.data.mechanics import SUBSTEPS, Bodies
 from magi.data.world import DIRECTIONS, MAX_INTERVAL, PALETTE, STEERING, World, WorldConfig, WorldStates
+from magi.data.world_files import write_world
+from magi.video import read_video
 
 CONFIGS = {
     "plain": WorldConfig(),
@@ -346,3 +350,20 @@ def test_substeps_keep_the_fastest_pair_from_passing_through() -> None:
     for _ in range(2):
         bodies.advance()
     assert bodies.position[0, 0, 0] < bodies.position[0, 1, 0] and bodies.bounces.tolist() == [[1, 1]]
+
+
+def test_world_files_tell_the_truth(tmp_path: Path) -> None:
+    """JSON keeps every float64 exactly, and the video shows what it says; existing files are never written over."""
+    config = WorldConfig(num_frames=4, seed=3)
+    first, second = write_world(tmp_path, config, samples=[7, 8], interval=2)
+    states = World(config).simulate([8], interval=2)
+    told = json.loads(second.with_suffix(".json").read_text())
+    present = states.present[0]
+    assert told["interval"] == 2 and told["sample"] == 8 and told["frames"] == 4
+    positions = torch.tensor([body["position"] for body in told["bodies"]], dtype=torch.float64)
+    assert torch.equal(positions, states.position[0][:, present].transpose(0, 1))
+    frames = torch.from_numpy(read_video(second).frames)
+    assert (frames - World(config).render(states)[0].permute(0, 2, 3, 1).float()).abs().mean() < 1.5
+    with pytest.raises(ValueError, match=r"world-000007\.mp4 exists"):
+        write_world(tmp_path, config, samples=[6, 7])
+    assert not (tmp_path / "world-000006.mp4").exists() and first.exists()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from magi.bench.run import run_bench
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import find_release
 from magi.distributed import Device, pick_device
-from magi.experiments.bench import run_bench
 from magi.model.config import PRESETS
 
 

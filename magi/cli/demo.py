@@ -9,7 +9,7 @@ from pathlib import Path
 from magi.cli.arguments import Common, CommonOptions, parse
 from magi.cli.models import find_release
 from magi.distributed import Device
-from magi.report.demo import run_demo
+from magi.experiments.demo import run_demo
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from torch import Tensor
 from magi import __version__
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
-from magi.cli.show import progress, table
+from magi.cli.show import progress
 from magi.data.folder import FolderConfig, FolderSource
 from magi.distributed import Device, pick_device
 from magi.evaluation.run import Scores, evaluate
 from magi.evaluation.world import CLIPS as WORLD_CLIPS
 from magi.evaluation.world import FROZEN, HORIZONS, WorldTest, at_size, describe, is_frozen, world_test
+from magi.report.console import table
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import load
 

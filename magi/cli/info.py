@@ -12,10 +12,11 @@ import tyro
 from magi.checkpoint import read_config
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import describe, find_release, sample_settings
-from magi.cli.show import quantity, table
+from magi.cli.show import quantity
 from magi.experiments.presets import PRESETS
 from magi.model import plan
 from magi.model.config import MagiConfig
+from magi.report.console import table
 from magi.sampling.config import SampleConfig
 
 

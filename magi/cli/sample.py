@@ -15,10 +15,10 @@ import tyro
 from magi import __version__
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.clips import Given, read_given, videos_at
-from magi.cli.film import Film
 from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import new_folder, progress
 from magi.distributed import Device, pick_device
+from magi.report.films import GrowingFilm
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load
 from magi.sampling.video import generate
@@ -135,7 +135,10 @@ def write(arguments: SampleArguments, release: Release, *, given: Sequence[Given
         films = []
         for index, video in chunk:
             stem = arguments.out / (f"{index:03d}-{video.path.stem}" if video else f"{index:03d}")
-            film = Film(stem, video, size=picture_size(release), fps=arguments.fps, plain=arguments.plain)
+            film = GrowingFilm(
+                stem, context=video.context if video else None, truth=video.truth if video else None,
+                size=picture_size(release), fps=arguments.fps, plain=arguments.plain,
+            )  # fmt: skip
             films.append(stack.enter_context(film))
         for made, batch in enumerate(frames, start=1):
             for film, frame in zip(films, batch.cpu(), strict=True):

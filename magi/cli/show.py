@@ -1,20 +1,9 @@
-"""What a terminal shows: tables, quantities, progress, and folders that are not written over."""
+"""What several verbs say and do alike: quantities, progress, and folders that are not written over."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells in columns, the first to the left and the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *rest]).rstrip())
-    return "\n".join(lines)
 
 
 def quantity(value: float, unit: str = "") -> str:

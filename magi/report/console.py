@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 WIDTH = 72  # columns up to which a line is filled
@@ -46,13 +46,13 @@ class Steps:
                 print(line, flush=True)
 
 
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned lines, the first cell of each to the left and the others to the right."""
-    first, *others = ([len(cell) for cell in column] for column in zip(*rows, strict=True))
-    widths = [max(7, *lengths) for lengths in others]
+def table(rows: Sequence[Sequence[str]], *, words: Collection[int] = (0,)) -> str:
+    """Rows of cells as aligned lines, the columns of `words` to the left and the others, of numbers, to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            ["", row[0].ljust(max(first)), *(cell.rjust(width) for cell, width in zip(row[1:], widths, strict=True))]
-        )
+            cell.ljust(width) if column in words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     )

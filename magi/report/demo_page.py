@@ -4,56 +4,31 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from magi import __version__
+from magi.evaluation.by_clip import CEILING, HELD, MODEL, STRAIGHT, ClipScores, Who
 from magi.evaluation.world import CONTEXT
 from magi.model.head import SOLVERS
 from magi.report import page as html
-from magi.report.figures import Curve, Role, chart, ctf_mask_figure
+from magi.report.console import table
+from magi.report.figures import Curve, chart, ctf_mask_figure
+from magi.report.films import Film, png
 from magi.report.page import Html, figure, section
-from magi.report.panels import Film, png, strip, to_frames
-from magi.report.scores import CEILING, HELD, MODEL, STRAIGHT, Scores
-from magi.report.toy import CONTEXT as TOY_CONTEXT
-from magi.report.toy import Toy
-from magi.sampling.release import Release
+from magi.report.panels import strip, to_frames
+from magi.report.records import Demo, InForce, Toy
 
 SHOWN = 6  # videos on the page at once; the others are behind a line to click on
 STRETCHES = 4  # into which a long run is divided
-NAMES: dict[Role, str] = {
+NAMES: dict[Who, str] = {
     MODEL: "MAGI",
     HELD: "the last given frame, held still",
     STRAIGHT: "every body straight on, no bounces",
     CEILING: "the truth through the tokenizer, the best that any model in its latents can do",
 }
-
-
-@dataclass(frozen=True)
-class Long:
-    """Continuations far beyond the trained length."""
-
-    films: list[Film]
-    right: dict[str, Tensor]  # by the way it was done: (B, F), 1 where a frame shows every body once
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Everything that the page tells."""
-
-    model_name: str
-    release: Release
-    files: list[Path]
-    films: list[Film]
-    scores: Scores
-    long: Long
-    toy: Toy
-    commands: list[tuple[str, str]]  # what to type next, and why
-    seconds: dict[str, float]  # by step
 
 
 def demo_page(demo: Demo) -> Html:
@@ -81,9 +56,9 @@ def opening(demo: Demo) -> Html:
         "other. The discs obey exact laws, so every prediction can be held against what really happened."
     )
     facts = [
-        (f"{sum(weight.numel() for weight in demo.release.model.parameters()) / 1e6:.1f} M", "parameters"),
+        (f"{demo.model.parameters / 1e6:.1f} M", "parameters"),
         (f"{CONTEXT} + {frames}", "frames given + predicted"),
-        (f"{ours:.1f} px", f"off at frame +{frames}, of {pixels(demo.release)}"),
+        (f"{ours:.1f} px", f"off at frame +{frames}, of {pixels(demo.model)}"),
         (f"{held:.1f} px", "off if nothing had moved"),
         (f"{sum(demo.seconds.values()):.0f} s", "for all of this"),
     ]
@@ -111,7 +86,7 @@ def continuations(demo: Demo) -> Html:
     return section(title, words, html.gallery(shown, narrowest=440), *more)
 
 
-def accuracy(scores: Scores) -> Html:
+def accuracy(scores: ClipScores) -> Html:
     """The curves."""
     words = (
         f"Means of {len(scores.error[MODEL])} videos, frame by frame. A disc that cannot be found counts as being as "
@@ -126,7 +101,7 @@ def accuracy(scores: Scores) -> Html:
     return section("How far off it is", words, html.legend(NAMES.items()), html.gallery(figures, narrowest=300))
 
 
-def curves(values: Mapping[Role, Tensor], label: str, *, bottom: float | None = None, top: float | None = None) -> Html:
+def curves(values: Mapping[Who, Tensor], label: str, *, bottom: float | None = None, top: float | None = None) -> Html:
     """(B, F) for each role as curves over the F predicted frames."""
     frames = values[MODEL].shape[1]
     lines = [Curve(who, range(1, frames + 1), clips.mean(0).tolist()) for who, clips in values.items()]
@@ -137,7 +112,7 @@ def curves(values: Mapping[Role, Tensor], label: str, *, bottom: float | None = 
 
 def long_run(demo: Demo) -> Html:
     """The rollouts past the trained length."""
-    trained, frames = demo.release.model.config.num_frames, next(iter(demo.long.right.values())).shape[1]
+    trained, frames = demo.model.config.num_frames, next(iter(demo.long.right.values())).shape[1]
     words = (
         f"Training showed the model {trained} frames at a time. The paper goes further by squeezing the positions of "
         "all frames into the trained range (middle). The other way is to forget the older half whenever the model has "
@@ -159,22 +134,22 @@ def learning(toy: Toy) -> Html:
     words = (
         f"A model of {round(toy.parameters, -4):,} parameters, started from random weights while this demo ran and "
         f"trained on {toy.clips:,} short clips of one or two discs in {toy.seconds:.0f} s. Each row continues the same "
-        f"{TOY_CONTEXT} frames: noise should turn into a background, and then into discs near where they belong. The "
+        f"{toy.given} frames: noise should turn into a background, and then into discs near where they belong. The "
         "model above is the same program, larger and after some hours."
     )
     rows = [
-        film_strip("before training" if clips == 0 else f"after {clips:,} clips", clip, made=True)
+        film_strip("before training" if clips == 0 else f"after {clips:,} clips", clip, given=toy.given, made=True)
         for clips, clip in toy.looks
     ]
-    strips = html.join([*rows, film_strip("what happened", toy.truth, made=False)])
+    strips = html.join([*rows, film_strip("what happened", toy.truth, given=toy.given, made=False)])
     clips, losses = zip(*toy.losses, strict=True)
     loss = chart([Curve(MODEL, clips, losses)], x_label="clips seen", y_label="training loss", bottom=0)
     return section("A model learning", words, html.beside(strips, figure(loss, kind="chart")))
 
 
-def film_strip(name: str, clip: Tensor, *, made: bool) -> Html:
+def film_strip(name: str, clip: Tensor, *, given: int, made: bool) -> Html:
     """A clip of the toy world (T, 3, S, S) as a row of pictures with its name."""
-    picture = strip(to_frames(clip), given=TOY_CONTEXT, made=made)
+    picture = strip(to_frames(clip), given=given, made=made)
     size = (picture.shape[1], picture.shape[0])
     return figure(html.image(png(picture), label=f"frames, {name}", size=size), name, kind="strip")
 
@@ -198,20 +173,20 @@ def method() -> Html:
 
 def small_print(demo: Demo) -> Html:
     """What was in force, how long it took, and what not to conclude."""
-    config, sample, tokenizer = demo.release.model.config, demo.release.sample, demo.release.tokenizer
+    model, config, sample = demo.model, demo.model.config, demo.model.sample
     limits = (
-        f"A small model of a small world: it knows discs at {pixels(demo.release)} and nothing else, and other videos "
+        f"A small model of a small world: it knows discs at {pixels(demo.model)} and nothing else, and other videos "
         f"need a model trained on them. {len(demo.films)} videos are a demonstration and no measurement."
     )
     steps = f"{min(sample.mask_steps, config.tokens)} mask steps, {sample.head_steps} denoising steps each"
     settings = [
-        ("model", f"{demo.model_name}, {config.depth} blocks of width {config.width}, {config.forcing.upper()}"),
-        ("tokenizer", f"{tokenizer.spatial_stride} times smaller, {tokenizer.latent_channels} channels"),
+        ("model", f"{model.name}, {config.depth} blocks of width {config.width}, {config.forcing.upper()}"),
+        ("tokenizer", f"{model.stride} times smaller, {config.latent_channels} channels"),
         ("frame", f"{config.tokens} tokens, made in {steps}"),
         ("sampler", f"{sample.solver or SOLVERS[config.head.kind][0]}, temperature {sample.temperature:g}"),
         ("positions", f"{sample.time_mode}, window {sample.window or 'of all frames'}"),
         ("seeds", f"0 to {len(demo.films) - 1}, one per video; physics steps per frame: 1"),
-        ("device", f"{demo.release.model.head_position.device}, threads: {torch.get_num_threads()}"),
+        ("device", f"{model.device}, threads: {model.threads}"),
         ("software", f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}"),
     ]
     times = [(name, f"{seconds:.1f} s") for name, seconds in demo.seconds.items()]
@@ -228,7 +203,18 @@ def show(film: Film, label: str, *, controls: bool = False) -> Html:
     return html.video(film.mp4, label=label, size=film.size, fallback=film.fallback, controls=controls)
 
 
-def pixels(release: Release) -> str:
+def pixels(model: InForce) -> str:
     """The size of the pictures that a model makes."""
-    stride, config = release.tokenizer.spatial_stride, release.model.config
-    return f"{stride * config.latent_width} × {stride * config.latent_height} pixels"
+    return f"{model.stride * model.config.latent_width} × {model.stride * model.config.latent_height} pixels"
+
+
+def summary(scores: ClipScores) -> str:
+    """The page in four lines, for a terminal: how far off MAGI and the baselines are at a few predicted frames."""
+    count = scores.error[MODEL].shape[1]
+    shown = sorted({1, max(1, count // 4), max(1, count // 2), count})
+    rows = [["pixels off, at predicted frame", *(f"{f'+{frame}':>7}" for frame in shown)]]
+    names: dict[Who, str] = {MODEL: "MAGI", HELD: "last frame held still", STRAIGHT: "every body straight on"}
+    for who, name in names.items():
+        error = scores.error[who].mean(0)
+        rows.append([name, *(f"{float(error[frame - 1]):.1f}" for frame in shown)])
+    return table(rows)

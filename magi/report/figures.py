@@ -12,12 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from magi.evaluation.by_clip import Who
 from magi.model.forcing import ctf_mask
 from magi.report.page import Html
-
-Role = Literal["model", "held", "straight", "ceiling"]
 
 # Matplotlib takes only real colours, so a role of the style sheet travels through it as one that nobody would choose.
 INKS: dict[str, str] = {
@@ -30,7 +28,7 @@ INKS: dict[str, str] = {
 class Curve:
     """One line of a chart."""
 
-    role: Role
+    role: Who
     x: Sequence[float]
     y: Sequence[float]
 

@@ -1,4 +1,4 @@
-"""Videos side by side under their names, enlarged so that a person sees them, in files and as bytes for a page.
+"""Videos as a person sees them: framed, enlarged, side by side under their names. Writes no files.
 
 A grey frame around a picture says that it was given to the model, an orange one that the model made it.
 
@@ -7,18 +7,18 @@ Shapes: T frames, S side of a square picture, H x W pixels of the whole.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from magi.video import Frames, write_gif, write_video
+from magi.video import Frames
 
+Colour: TypeAlias = tuple[int, int, int]
 BACKGROUND, WORDS = (23, 25, 29), (226, 226, 222)
 GIVEN, MADE = (150, 150, 150), (255, 150, 40)
 SCALE = 3  # a picture of 64 pixels becomes 192
@@ -36,9 +36,32 @@ class Panel:
     made: bool = False  # whether a model made the others
 
 
+def happened(truth: Tensor, *, given: int) -> Panel:
+    """What really happened, (T, 3, S, S) uint8."""
+    return Panel("what happened", to_frames(truth), given=given)
+
+
+def continued(name: str, context: Tensor, made: Tensor) -> Panel:
+    """What a model was given, (k, 3, S, S) uint8, and what it made of it, (F, 3, S, S)."""
+    return Panel(name, to_frames(torch.cat([context, made])), given=len(context), made=True)
+
+
 def to_frames(video: Tensor) -> Frames:
-    """A clip (T, 3, H, W) uint8 as frames (T, H, W, 3)."""
-    return np.ascontiguousarray(rearrange(video, "t c h w -> t h w c").cpu().numpy())
+    """A picture or a clip (..., 3, H, W) uint8 as (..., H, W, 3)."""
+    return np.ascontiguousarray(rearrange(video, "... c h w -> ... h w c").cpu().numpy())
+
+
+def framed(picture: Frames, colour: Colour, *, width: int) -> Frames:
+    """Put a frame of so many pixels around a picture (H, W, 3)."""
+    around = np.empty((picture.shape[0] + 2 * width, picture.shape[1] + 2 * width, 3), dtype=np.uint8)
+    around[:] = colour
+    around[width:-width, width:-width] = picture
+    return around
+
+
+def origin(frame: int, *, given: int, made: bool) -> Colour:
+    """The colour that says where a frame comes from; what merely happened is not marked."""
+    return GIVEN if frame < given else MADE if made else BACKGROUND
 
 
 def held(context: Frames, total: int) -> Frames:
@@ -61,21 +84,19 @@ def side_by_side(panels: Sequence[Panel]) -> Frames:
         draw = ImageDraw.Draw(canvas)
         for index, panel in enumerate(panels):
             left = MARGIN + index * (side + MARGIN)
-            picture = Image.fromarray(panel.frames[frame]).resize((side, side), Image.Resampling.NEAREST)
-            canvas.paste(picture, (left, HEADING))
-            around = (left - BORDER, HEADING - BORDER, left + side + BORDER - 1, HEADING + side + BORDER - 1)
-            _mark(draw, panel, frame, box=around)
+            picture = repeat(panel.frames[frame], "h w c -> (h a) (w b) c", a=SCALE, b=SCALE)
+            picture = framed(picture, origin(frame, given=panel.given, made=panel.made), width=BORDER)
+            canvas.paste(Image.fromarray(picture), (left - BORDER, HEADING - BORDER))
             words = f"{panel.name} +{frame + 1 - panel.given}" if panel.made and frame >= panel.given else panel.name
             draw.text((left, HEADING // 2 - 1), words, fill=WORDS, font=font, anchor="lm")
         pictures.append(np.asarray(canvas))
     return np.stack(pictures)
 
 
-def _mark(draw: Any, panel: Panel, frame: int, *, box: tuple[int, int, int, int]) -> None:
-    """Frame a picture by where it comes from; what merely happened has no frame."""
-    colour = GIVEN if frame < panel.given else MADE if panel.made else None
-    if colour is not None:
-        draw.rectangle(box, outline=colour, width=BORDER)
+def three_panels(context: Tensor, *, truth: Tensor, made: Tensor) -> Frames:
+    """What was given, what happened, what the model made of it: clips (T, 3, S, S) uint8 to one video (T, H, W, 3)."""
+    given = Panel("given", held(to_frames(context), len(truth)), given=len(context))
+    return side_by_side([given, happened(truth, given=len(context)), continued("MAGI", context, made)])
 
 
 def strip(frames: Frames, *, given: int, made: bool, gap: int = 2) -> Frames:
@@ -83,59 +104,7 @@ def strip(frames: Frames, *, given: int, made: bool, gap: int = 2) -> Frames:
     pictures = []
     for index, frame in enumerate(frames):
         line = np.empty((gap, frame.shape[1], 3), dtype=np.uint8)
-        line[:] = GIVEN if index < given else MADE if made else BACKGROUND
+        line[:] = origin(index, given=given, made=made)
         space = np.full((frame.shape[0] + gap, gap, 3), BACKGROUND, dtype=np.uint8)
         pictures += [np.concatenate([line, frame]), space]
     return np.concatenate(pictures[:-1], axis=1)
-
-
-@dataclass(frozen=True)
-class Film:
-    """A video written to files, and what a page needs to embed it."""
-
-    name: str
-    mp4: bytes
-    size: tuple[int, int]  # width, height
-    fallback: bytes | None
-
-
-SMALL = 64_000  # bytes up to which a fallback is worth its place in a page
-
-
-def write_film(stem: Path, frames: Frames, *, fps: float) -> Film:
-    """Write `stem`.mp4, for browsers, and `stem`.gif."""
-    mp4, gif = stem.with_suffix(".mp4"), stem.with_suffix(".gif")
-    write_video(mp4, frames, fps=fps, quality="web")
-    write_gif(gif, frames, fps=fps)
-    fallback = animated_webp(frames[:, ::SCALE, ::SCALE], fps=fps)
-    return Film(
-        stem.name, mp4.read_bytes(), (frames.shape[2], frames.shape[1]), fallback if len(fallback) < SMALL else None
-    )
-
-
-def animated_webp(frames: Frames, *, fps: float) -> bytes:
-    """Frames (T, H, W, 3) as an animated WebP picture that loops for ever."""
-    from PIL import Image
-
-    first, *rest = (Image.fromarray(frame) for frame in frames)
-    written = io.BytesIO()
-    first.save(
-        written,
-        format="WEBP",
-        save_all=True,
-        append_images=rest,
-        duration=round(1000 / fps),
-        loop=0,
-        quality=50,
-        method=2,
-    )
-    return written.getvalue()
-
-
-def png(picture: Frames) -> bytes:
-    """One picture (H, W, 3) as a PNG file."""
-    from PIL import Image
-
-    written = io.BytesIO()
-    Image.fromarray(picture).save(written, format="PNG", optimize=True)
-    return written.getvalue()

@@ -1,6 +1,6 @@
 """How a handful of continuations compare with what really happened, clip by clip and frame by frame.
 
-The measures are those of `magi.evaluation`, which grades models on many more clips. Knows no model.
+These are clips to be shown one by one; `run.py` grades models on many more, in means. Knows no model.
 
 Shapes: B clips, T = context + F frames, K bodies.
 """
@@ -27,7 +27,7 @@ CEILING: Final = "ceiling"
 
 
 @dataclass(frozen=True)
-class Scores:
+class ClipScores:
     """By who says what comes next, (B, F) float64 each."""
 
     error: Mapping[Who, Tensor]  # px, mean distance of the bodies from where they should be
@@ -35,7 +35,7 @@ class Scores:
     right: Mapping[Who, Tensor]  # 1 where a frame shows every body once and nothing else, otherwise 0
 
 
-def score(made: Tensor, test: WorldTest, *, reconstructed: Tensor, context: int) -> Scores:
+def score_clips(made: Tensor, test: WorldTest, *, reconstructed: Tensor, context: int) -> ClipScores:
     """Compare with the truth what a model made, what trivial rules predict, and the truth through the tokenizer.
 
     Args:
@@ -58,7 +58,7 @@ def score(made: Tensor, test: WorldTest, *, reconstructed: Tensor, context: int)
         STRAIGHT: dynamics.constant_velocity(seen, frames),
         CEILING: read(best),
     }
-    return Scores(
+    return ClipScores(
         error={who: dynamics.position_error(found, true_positions) for who, found in tracks.items()},
         psnr={MODEL: psnr(made, true_frames), HELD: psnr(copied, true_frames), CEILING: psnr(best, true_frames)},
         right={MODEL: right_bodies(tracks[MODEL]), CEILING: right_bodies(tracks[CEILING])},

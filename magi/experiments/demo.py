@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import torch
@@ -22,19 +23,21 @@ from torch import Tensor
 from magi import __version__
 from magi.data.world_files import write_world
 from magi.distributed import Device, pick_device
+from magi.evaluation.by_clip import right_bodies, score_clips
 from magi.evaluation.dynamics import track
 from magi.evaluation.run import through_tokenizer
 from magi.evaluation.world import CONTEXT, EVALUATION_WORLD, world_test
-from magi.report.console import Progress, Steps, columns
-from magi.report.demo_page import Demo, Long, demo_page
-from magi.report.panels import Panel, held, side_by_side, to_frames, write_film
-from magi.report.scores import HELD, MODEL, STRAIGHT, Who, right_bodies, score
-from magi.report.toy import train_toy
+from magi.experiments.toy import train_toy
+from magi.report.console import Progress, Steps
+from magi.report.demo_page import demo_page, summary
+from magi.report.films import write_film
+from magi.report.panels import continued, happened, side_by_side, three_panels
+from magi.report.records import Demo, InForce, Long
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load
 from magi.sampling.video import generate
 from magi.threads import configure_threads
-from magi.video import Frames, read_video
+from magi.video import read_video
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def run_demo(
         made = predict(release, context, frames=size.frames, settings=release.sample, progress=progress)
     with steps.step("compare with what happened"):
         reconstructed = through_tokenizer(release, test.video)
-        scores = score(made, test, reconstructed=reconstructed, context=CONTEXT)
+        scores = score_clips(made, test, reconstructed=reconstructed, context=CONTEXT)
         films = [
             write_film(out / "videos" / file.stem, three_panels(given, truth=truth, made=mine), fps=FPS)
             for file, given, truth, mine in zip(files, context, test.video, made, strict=True)
@@ -105,9 +108,8 @@ def run_demo(
     with steps.step("train a toy model from nothing", talks=True):
         toy = train_toy(release.tokenizer, out / "toy", seconds=size.toy_seconds, most=size.toy_clips, device=on)
     with steps.step("draw the page"):
-        demo = Demo(
-            str(model), release, files, films, scores, long, toy, next_commands(out, model), dict(steps.seconds)
-        )
+        commands = next_commands(out, model)
+        demo = Demo(in_force(str(model), release), files, films, scores, long, toy, commands, dict(steps.seconds))
         (out / "results.json").write_text(json.dumps(results(demo), indent=1) + "\n", encoding="utf-8")
         page = out / "index.html"
         page.write_text(demo_page(demo), encoding="utf-8")
@@ -164,23 +166,25 @@ def go_on(release: Release, context: Tensor, *, size: Size, folder: Path, progre
         made[way] = predict(release, context, frames=frames, settings=settings, progress=note)
     films = []
     for clip, given in enumerate(context):
-        panels = [Panel("what happened", to_frames(test.video[clip]), given=CONTEXT)]
-        for way, videos in made.items():
-            panels.append(Panel(way, to_frames(torch.cat([given, videos[clip]])), given=CONTEXT, made=True))
+        panels = [happened(test.video[clip], given=CONTEXT)]
+        panels += [continued(way, given, videos[clip]) for way, videos in made.items()]
         films.append(write_film(folder / f"long-{clip:06d}", side_by_side(panels), fps=LONG_FPS))
     bodies = {"present": test.states.present, "radius": test.states.radius}
     right = {way: right_bodies(track(videos, test.states.color, **bodies)) for way, videos in made.items()}
     return Long(films, right)
 
 
-def three_panels(given: Tensor, *, truth: Tensor, made: Tensor) -> Frames:
-    """What was given, what happened, what the model made of it, side by side: clips (T, 3, S, S) to (T, H, W, 3)."""
-    return side_by_side(
-        [
-            Panel("given", held(to_frames(given), len(truth)), given=len(given)),
-            Panel("what happened", to_frames(truth), given=len(given)),
-            Panel("MAGI", to_frames(torch.cat([given, made])), given=len(given), made=True),
-        ]
+def in_force(name: str, release: Release) -> InForce:
+    """What is used, by the name that the user gave."""
+    model, tokenizer = release.model, release.tokenizer
+    return InForce(
+        name=name,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        config=model.config,
+        sample=release.sample,
+        stride=tokenizer.spatial_stride,
+        device=str(model.head_position.device),
+        threads=torch.get_num_threads(),
     )
 
 
@@ -205,8 +209,8 @@ def results(demo: Demo) -> dict[str, object]:
 
     return {
         "magi": __version__,
-        "model": demo.model_name,
-        "sample": asdict(demo.release.sample),
+        "model": demo.model.name,
+        "sample": asdict(demo.model.sample),
         "videos": [file.name for file in demo.files],
         "position error, px": means(demo.scores.error),
         "PSNR, dB": means(demo.scores.psnr),
@@ -219,13 +223,7 @@ def results(demo: Demo) -> dict[str, object]:
 
 def tell(demo: Demo, page: Path) -> None:
     """Print the numbers that matter, where the page is, and what to do next."""
-    count = demo.scores.error[MODEL].shape[1]
-    shown = sorted({1, max(1, count // 4), max(1, count // 2), count})
-    rows = [["pixels off, at predicted frame", *(f"+{frame}" for frame in shown)]]
-    names: dict[Who, str] = {MODEL: "MAGI", HELD: "last frame held still", STRAIGHT: "every body straight on"}
-    for who, name in names.items():
-        error = demo.scores.error[who].mean(0)
-        rows.append([name, *(f"{float(error[frame - 1]):.1f}" for frame in shown)])
-    print(f"\n{columns(rows)}\n\n  open  {page}   ({page.stat().st_size / 1e6:.1f} MB in one file)\n\n  then")
+    print(f"\n{indent(summary(demo.scores), '  ')}\n")
+    print(f"  open  {page}   ({page.stat().st_size / 1e6:.1f} MB in one file)\n\n  then")
     for line, purpose in demo.commands:
         print(f"    {purpose}\n      {line}")

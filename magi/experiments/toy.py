@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from magi.model.config import MagiConfig
 from magi.model.draws import TrainingDraws, draw_training
 from magi.model.head import HeadConfig
 from magi.model.magi import Magi
+from magi.report.records import Toy
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
 from magi.sampling.video import generate
@@ -36,18 +37,6 @@ BATCH = 8
 TIMED_STEPS = 4
 POINTS = 24  # of the loss curve, evenly spaced if there are steps enough
 LOOKS = 3  # at samples during training, the last one at the end; and one before it begins
-
-
-@dataclass(frozen=True)
-class Toy:
-    """What a training run was like."""
-
-    clips: int  # trained on
-    seconds: float
-    parameters: int
-    losses: list[tuple[int, float]]  # (clips seen, loss)
-    truth: Tensor  # (T, 3, H, W) uint8, a clip it never saw
-    looks: list[tuple[int, Tensor]]  # (clips seen, that clip continued after `CONTEXT` frames)
 
 
 def toy_model(tokenizer: Tokenizer) -> MagiConfig:
@@ -115,7 +104,15 @@ def train_toy(
     save_release(
         run_dir / "release", Release(averaged, tokenizer, settings), card=f"# A toy, trained on {clips:,} clips\n"
     )
-    return Toy(clips, spent, sum(p.numel() for p in model.parameters()), read_losses(run_dir), shown.video[0], looks)
+    return Toy(
+        clips=clips,
+        seconds=spent,
+        parameters=sum(p.numel() for p in model.parameters()),
+        losses=read_losses(run_dir),
+        truth=shown.video[0],
+        given=CONTEXT,
+        looks=looks,
+    )
 
 
 def lesson(clips: int, seed: int) -> TrainConfig:

@@ -17,7 +17,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from magi.experiments.bench_measure import alternate
+from magi.bench.measure import alternate
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.model.draws import TrainingDraws, draw_training

@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 
-from magi.experiments.bench_measure import machine
-from magi.experiments.bench_sampling import (
+from magi.bench.measure import machine
+from magi.bench.sampling import (
     count_head_operations,
     measure_cache,
     measure_determinism,
     measure_frames,
     measure_growth,
 )
-from magi.experiments.bench_training import count_training_flops, measure_training
+from magi.bench.training import count_training_flops, measure_training
 from magi.model.config import PRESETS
 from magi.model.magi import Magi
+from magi.report.console import table
 from magi.sampling.release import Release, load
 from magi.threads import configure_threads
 
@@ -105,7 +106,7 @@ def run_bench(
         ],
         "training": measure_training(model, batch=effort.train_batch, repeats=effort.train_steps, device=device),
     }
-    print(table(report))
+    print(show(report))
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -124,19 +125,13 @@ def _resolve(model: Magi | Release | str | Path) -> tuple[str, Magi]:
     return Path(model).name, load(model).model
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report as aligned lines."""
-    rows = list(_rows(report))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join((what.ljust(widths[0]), value.rjust(widths[1]), spread.ljust(widths[2]), compared)).rstrip()
-        for what, value, spread, compared in rows
-    ]
+def show(report: dict[str, Any]) -> str:
+    """The report for people: what was measured on what, and a table."""
     described = "  ".join(f"{name} {value}" for name, value in report["machine"].items())
     model = report["model"]
     size = f"{model['parameters'] / 1e6:.2f} M parameters, {model['depth']} blocks of width {model['width']}"
     quick = ["quick: these numbers only prove that everything runs"] if report["effort"]["quick"] else []
-    return "\n".join([f"{model['name']}: {size}", described, *quick, *lines])
+    return "\n".join([f"{model['name']}: {size}", described, *quick, table(list(_rows(report)), words=(0, 2, 3))])
 
 
 def _rows(report: dict[str, Any]) -> Iterator[Row]:

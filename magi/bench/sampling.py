@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magi.experiments.bench_measure import Spread, count_operations, fitted_exponent, now, stopwatch
+from magi.bench.measure import Spread, count_operations, fitted_exponent, now, stopwatch
 from magi.model import plan
 from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
