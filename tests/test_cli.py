@@ -424,12 +424,15 @@ def test_sample_continues_videos(model: Path, clips: Path, tmp_path: Path, capsy
 
 
 def test_sample_without_truth_or_context(model: Path, clips: Path, tmp_path: Path) -> None:
-    """A video too short to compare with is continued alone; without a context, videos are made from nothing."""
+    """A video too short to compare with is continued alone; without a context, videos are made from nothing. Dots in a
+    name are part of it."""
     short, free = tmp_path / "short", tmp_path / "free"
-    one = clips / "world-000000.mp4"
+    one = tmp_path / "2024.01.05.mp4"
+    one.write_bytes((clips / "world-000000.mp4").read_bytes())
     assert magi("sample", model, "--context", one, "--frames", "5", "--count", "2", "--out", short) == 0
     assert magi("sample", model, "--frames", "2", "--count", "2", "--plain", "--out", free) == 0
-    assert read_video(short / "001-world-000000.mp4").frames.shape == (5 + 5, 34 * 8, 34 * 8, 3)
+    assert read_video(short / "001-2024.01.05.mp4").frames.shape == (5 + 5, 34 * 8, 34 * 8, 3)
+    assert (short / "001-2024.01.05.gif").is_file() and len(list(short.iterdir())) == 5
     first, second = (read_video(free / f"00{i}.mp4").frames for i in (0, 1))
     assert first.shape == (2, 32, 32, 3) and (first != second).any()
     assert sorted(path.suffix for path in free.iterdir()) == [".json", ".mp4", ".mp4"]

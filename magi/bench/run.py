@@ -129,7 +129,8 @@ def show(report: dict[str, Any]) -> str:
     """The report for people: what was measured on what, and a table."""
     described = "  ".join(f"{name} {value}" for name, value in report["machine"].items())
     model = report["model"]
-    size = f"{model['parameters'] / 1e6:.2f} M parameters, {model['depth']} blocks of width {model['width']}"
+    head = f"{model['head']['kind']} head {model['head']['depth']} x {model['head']['width']}"
+    size = f"{model['parameters'] / 1e6:.2f} M parameters, {model['depth']} blocks of width {model['width']}, {head}"
     quick = ["quick: these numbers only prove that everything runs"] if report["effort"]["quick"] else []
     return "\n".join([f"{model['name']}: {size}", described, *quick, table(list(_rows(report)), words=(0, 2, 3))])
 

@@ -21,7 +21,8 @@ class BenchArguments:
     $ magi bench runs/mine --device cuda
 
     MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. What was
-    learned does not matter for speed, so presets are measured untrained.
+    learned does not matter for speed, so presets are measured untrained, and with the paper's diffusion head, which
+    magi train tiny replaces by a flow.
     """
 
     quick: bool = False

@@ -46,7 +46,7 @@ class GrowingFilm:
         self.made = 0
         self._shown: list[Frames] = []
         self._writer = VideoWriter(
-            stem.with_suffix(".mp4"), fps=fps, quality="near-lossless" if plain else "web", scale=self.scale
+            named(stem, ".mp4"), fps=fps, quality="near-lossless" if plain else "web", scale=self.scale
         )
         for frame in context if context is not None else []:
             self._show(frame, frame, GIVEN)
@@ -80,7 +80,7 @@ class GrowingFilm:
     ) -> None:
         self._writer.close()
         if self._shown:
-            write_gif(self.stem.with_suffix(".gif"), np.stack(self._shown), fps=self.fps, scale=self.scale)
+            write_gif(named(self.stem, ".gif"), np.stack(self._shown), fps=self.fps, scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,14 @@ class Film:
     fallback: bytes | None
 
 
+def named(stem: Path, suffix: str) -> Path:
+    """A file beside others of this stem, in which dots are letters like any: 2024.01.05 keeps its day."""
+    return stem.with_name(stem.name + suffix)
+
+
 def write_film(stem: Path, frames: Frames, *, fps: float) -> Film:
     """Write `stem`.mp4, for browsers, and `stem`.gif."""
-    mp4, gif = stem.with_suffix(".mp4"), stem.with_suffix(".gif")
+    mp4, gif = named(stem, ".mp4"), named(stem, ".gif")
     write_video(mp4, frames, fps=fps, quality="web")
     write_gif(gif, frames, fps=fps)
     fallback = animated_webp(frames[:, ::SCALE, ::SCALE], fps=fps)
