@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [  # from the bottom up; imports only point down
     {"sampling"},
     {"training", "evaluation"},
     {"report"},
-    {"experiments", "bench", "play"},
+    {"experiments", "bench"},
     {"cli"},
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

@@ -80,6 +80,7 @@ def compute(arguments: InfoArguments) -> dict[str, Any]:
         "FLOPs per generated frame": asdict(frame),
         "cache bytes per frame": {"float32": plan.cache_bytes(config), "bfloat16": plan.cache_bytes(config) // 2},
         "bytes to train": plan.training_bytes(sum(parameters.values())),
+        "bytes per clip in training": plan.activation_bytes(config),
     }
 
 
@@ -99,10 +100,11 @@ def show(costs: dict[str, Any]) -> str:
         ("parameters", costs["parameters"], ""),
         ("training clip, forward and backward", costs["FLOPs per training clip"], "FLOP"),
         (f"{frame}, {costs['mask steps per frame']} mask steps", costs["FLOPs per generated frame"], "FLOP"),
-        ("memory to train, activations aside", costs["bytes to train"], "B"),
+        ("memory to train", costs["bytes to train"], "B"),
     ):
         rows.append((title, quantity(sum(parts.values()), unit), ""))
         rows += [(f"  {name}", "", quantity(value, unit)) for name, value in parts.items()]
+    rows.append(("  and for each clip at once, bf16", quantity(costs["bytes per clip in training"], "B"), ""))
     for dtype, size in costs["cache bytes per frame"].items():
         rows.append((f"cache per frame and video, {dtype}", quantity(size, "B"), ""))
     return table(rows)

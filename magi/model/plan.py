@@ -169,3 +169,21 @@ def training_bytes(parameters: int) -> dict[str, int]:
     """Memory of a training run without its activations: all in float32, also under bf16 autocast (paper A.3)."""
     copies = {"weights": 1, "gradients": 1, "Adam moments": 2, "EMA": 1}
     return {name: 4 * count * parameters for name, count in copies.items()}
+
+
+def activation_bytes(config: MagiConfig) -> float:
+    """Memory that one clip's forward pass keeps for the backward pass, under bf16 autocast with fused attention.
+
+    Counted from the tensors that autograd saves. A token in a layer: the inputs of both norms in float32 and of the
+    linear layers in bfloat16, queries, keys, values and result, 22 D, and the MLP's two inner ones, 4 F; dropout adds a
+    byte for each number it may drop. Embedding and condition take about 14 D. A noisy copy of a masked token in the
+    head: 22 W per block and again around them, its time's waves 4 E, and what the loss keeps of it. The last temporal
+    layer is counted whole, though it is pruned.
+    """
+    width, inner, head = config.width, config.mlp_width, config.head
+    layer = 22 * width + 4 * inner + (2 * width + inner if config.dropout else 0)
+    tokens = stream_frames(config) * config.frame_tokens
+    copies = config.masks_per_clip * config.head_repeats * config.num_frames * config.tokens * mean_mask_ratio(config)
+    of_loss = (6 if head.kind == "flow" else 55) * config.token_channels
+    per_copy = 22 * head.width * (head.depth + 1) + 4 * head.time_dim + of_loss
+    return tokens * (2 * config.depth * layer + 14 * width) + copies * per_copy
