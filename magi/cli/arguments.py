@@ -66,6 +66,18 @@ def asks_for_help(words: Sequence[str]) -> bool:
     return not {"-h", "--help"}.isdisjoint(words)
 
 
+def check_counts(arguments: object, *names: str) -> None:
+    """Refuse counts, as they are called in the arguments, of less than one; None leaves the count to the verb.
+
+    Raises:
+        ValueError: naming the option and its value.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
 def _in_one_line(box: str) -> str:
     """What tyro says in a box below its title: the first part, and of the second the options that it finds similar."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]

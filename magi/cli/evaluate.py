@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from magi import __version__
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
+from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
 from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import progress
 from magi.data.folder import FolderConfig, FolderSource
@@ -62,10 +62,7 @@ class EvaluateArguments:
     common: CommonOptions = field(default_factory=Common)
 
     def __post_init__(self) -> None:
-        for option in ("clips", "context_frames", "frames", "batch"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
+        check_counts(self, "clips", "context_frames", "frames", "batch")
 
     @property
     def clip_count(self) -> int:

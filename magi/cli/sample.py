@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from magi import __version__
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
+from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
 from magi.cli.clips import Given, read_given, videos_at
 from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import new_folder, progress
@@ -62,10 +62,7 @@ class SampleArguments:
     common: CommonOptions = field(default_factory=Common)
 
     def __post_init__(self) -> None:
-        for option in ("context_frames", "frames", "batch", "count"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise ValueError(f"--{option.replace('_', '-')} must be at least 1, got {value}")
+        check_counts(self, "context_frames", "frames", "batch", "count")
 
 
 def main(words: Sequence[str]) -> int:

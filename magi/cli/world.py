@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from magi.cli.arguments import Common, CommonOptions, parse
+from magi.cli.arguments import Common, CommonOptions, check_counts, parse
 from magi.cli.show import new_folder, progress
 from magi.data.world import WorldConfig
 from magi.data.world_files import write_world
@@ -57,8 +57,7 @@ class WorldArguments:
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(WorldArguments, words, usage="world")
-    if arguments.videos < 1:
-        raise ValueError(f"--videos must be at least 1, got {arguments.videos}")
+    check_counts(arguments, "videos")
     config = WorldConfig(
         size=arguments.size,
         num_frames=arguments.frames,

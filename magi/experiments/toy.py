@@ -14,19 +14,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from magi.data.clips import BEYOND, Clips
-from magi.data.loader import batches
+from magi.data.clips import BEYOND
 from magi.data.world import World, WorldConfig
 from magi.distributed import Distributed
+from magi.evaluation.run import continuations
+from magi.experiments.data import stream
+from magi.experiments.video import preparation
 from magi.model.config import MagiConfig
-from magi.model.draws import TrainingDraws, draw_training
 from magi.model.head import HeadConfig
 from magi.model.magi import Magi
 from magi.report.records import Toy
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
-from magi.sampling.video import generate
-from magi.tokenizers.protocol import Tokenizer, to_pixels
+from magi.tokenizers.protocol import Tokenizer
 from magi.training.loop import TrainConfig, train
 from magi.training.optim import OptimConfig
 
@@ -68,14 +68,11 @@ def train_toy(
     model = Magi(config).to(device)
     shown = source.clips([BEYOND])
 
-    def prepare(batch: Clips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
-        draws = draw_training(config, seed, step=step, samples=batch.sample.tolist())
-        return tokenizer.encode(to_pixels(batch.video.to(device))), batch.interval.to(device), draws.to(device)
+    prepare = preparation(config, tokenizer, seed=seed, device=device)
 
     def look(at: Magi) -> Tensor:
-        release, context = Release(at, tokenizer, settings), shown.video[:, :CONTEXT]
-        frames = generate(release, context, num_frames=WORLD.num_frames - CONTEXT, seeds=[seed])
-        return torch.cat([context, torch.stack([frame.cpu() for frame in frames], dim=1)], dim=1)[0]
+        made = continuations(Release(at, tokenizer, settings), shown.video, context=CONTEXT, interval=1, seeds=[seed])
+        return torch.cat([shown.video[:, :CONTEXT], made], dim=1)[0]
 
     def evaluate(samples: int, averaged: nn.Module) -> Iterable[tuple[str, float]]:
         assert isinstance(averaged, Magi)
@@ -87,16 +84,16 @@ def train_toy(
     step_seconds = time_step(lambda: model(*prepare(source.clips(range(BEYOND, BEYOND + BATCH)), 0))["loss"].backward())
     steps = max(1, min(most // BATCH, int(seconds / step_seconds)))
     clips = BATCH * (steps - steps % POINTS if steps > POINTS else steps)
-    training = lesson(clips, seed)
+    training, distributed = lesson(clips, seed), Distributed(device=device)
     start = time.perf_counter()
     state = train(
         model,
-        lambda first: batches(source, batch_size=BATCH, start=first),
+        stream(source, training, distributed),
         prepare=prepare,
         config=training,
         resolved={"world": asdict(WORLD), "model": asdict(config), "train": asdict(training)},
         run_dir=run_dir,
-        distributed=Distributed(device=device),
+        distributed=distributed,
         evaluate=evaluate,
     )
     spent, averaged = time.perf_counter() - start, state.ema.model

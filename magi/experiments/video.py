@@ -25,6 +25,8 @@ from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
 from magi.video import Frames, tile, write_gif
 
+Prepare = Callable[[Clips, int], tuple[Tensor, Tensor, TrainingDraws]]
+
 
 @dataclass(frozen=True)
 class VideoRun:
@@ -77,16 +79,10 @@ def train_video(
         tokenizer.to(distributed.device)
     torch.manual_seed(run.train.seed)
     model, source = Magi(run.model), run.data.source()
-
-    def prepare(clips: Clips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
-        latents = tokenizer.encode(to_pixels(clips.video.to(distributed.device)))
-        draws = draw_training(run.model, run.train.seed, step=step, samples=clips.sample.tolist())
-        return latents, clips.interval.to(distributed.device), draws.to(distributed.device)
-
     state = train(
         model,
         stream(source, run.train, distributed),
-        prepare=prepare,
+        prepare=preparation(run.model, tokenizer, seed=run.train.seed, device=distributed.device),
         config=run.train,
         # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
         resolved={**asdict(run), "tokenizer": fingerprint(tokenizer)},
@@ -101,6 +97,24 @@ def train_video(
         ready, text = Release(averaged, tokenizer, run.sample), card(run, state.samples)
         publish(release, lambda folder: save_release(folder, ready, card=text, run={"samples": state.samples}))
     return release
+
+
+def preparation(config: MagiConfig, tokenizer: Tokenizer, *, seed: int, device: torch.device) -> Prepare:
+    """From the clips of a step to what a model of `config` is trained on: latents, intervals, and all that is random.
+
+    Args:
+        config: of the model.
+        tokenizer: makes the latents; it is on `device`.
+        seed: of the masks and the noise.
+        device: where the model is.
+    """
+
+    def prepare(clips: Clips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
+        latents = tokenizer.encode(to_pixels(clips.video.to(device)))
+        draws = draw_training(config, seed, step=step, samples=clips.sample.tolist())
+        return latents, clips.interval.to(device), draws.to(device)
+
+    return prepare
 
 
 def card(run: VideoRun, samples: int) -> str:
@@ -119,16 +133,14 @@ def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[T
     """What to look at while training: the loss on fixed clips; `run_dir/samples/*.gif`, truth beside continuation."""
 
     def evaluation(tokenizer: Tokenizer) -> Evaluate:
-        samples = range(BEYOND, BEYOND + 16)
-        clips = run.data.source().clips(samples)
-        latents = tokenizer.encode(to_pixels(clips.video.to(distributed.device)))
-        interval = clips.interval.to(distributed.device)
-        draws = draw_training(run.model, run.train.seed, step=0, samples=samples).to(distributed.device)
+        clips = run.data.source().clips(range(BEYOND, BEYOND + 16))
+        prepare = preparation(run.model, tokenizer, seed=run.train.seed, device=distributed.device)
+        inputs = prepare(clips, 0)
 
         @torch.no_grad()
         def evaluate(samples_seen: int, model: nn.Module) -> Iterable[tuple[str, float]]:
             assert isinstance(model, Magi)
-            for name, value in model(latents, interval, draws).items():
+            for name, value in model(*inputs).items():
                 yield f"fixed {name}", float(value)
             if distributed.is_first and run.watch_clips:
                 release = Release(model, tokenizer, run.sample)
