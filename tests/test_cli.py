@@ -351,9 +351,12 @@ def test_the_shorthand_overrules_files(tmp_path: Path, clips: Path) -> None:
 
 
 def test_own_videos_pass_the_check(clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first command of a newcomer, up to the training itself; it writes nothing."""
+    """The first command of a newcomer, up to the training itself; it writes nothing. Videos that are all too short for
+    the model are found now, and not after its tokenizer was trained."""
     words = ["train", "tiny", "--data", str(clips), "--out", str(tmp_path / "run"), "--check"]
-    assert cli.main(words) == 0
+    assert cli.main(words) == 2
+    assert "none of its 2 videos can be used" in capsys.readouterr().err
+    assert cli.main([*words, "--data.folder.num-frames", "9", "--model.num-frames", "9"]) == 0
     assert capsys.readouterr().out == "data, tokenizer and model fit\n"
     assert not (tmp_path / "run").exists()
 

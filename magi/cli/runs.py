@@ -108,10 +108,12 @@ def data_flags(place: str) -> list[str]:
 
 
 def check_data(data: DataConfig) -> None:
-    """Refuse a folder without videos before anything is written."""
+    """Refuse a folder without videos, or with none that is long enough, before anything is written."""
     if data.kind == "folder" and not data.folder.path:
         raise ValueError("which videos? Give --data FOLDER, or --data world for the procedural world")
-    data.source()
+    source = data.source()
+    if data.kind == "folder":
+        source.clips([0])  # one that is long enough is there
 
 
 def execute(

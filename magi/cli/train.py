@@ -90,8 +90,12 @@ def train(arguments: TrainArguments, distributed: Distributed) -> Path:
     run, tokenizer = arguments.run, arguments.out / "tokenizer"
     if run.tokenizer == OWN:
         if not (tokenizer / "release").exists():
-            distributed.print_once(f"first the autoencoder that the model will work in: {tokenizer}")
-            train_autoencoder(own_tokenizer(run), run_dir=tokenizer, distributed=distributed)
+            own = own_tokenizer(run)
+            distributed.print_once(
+                f"first the autoencoder that the model will work in, {own.train.total_samples:,} clips: {tokenizer}\n"
+                "(for fewer: magi tokenizer train, and its release to --tokenizer)"
+            )
+            train_autoencoder(own, run_dir=tokenizer, distributed=distributed)
         distributed.barrier()  # the first process writes the release, all read it
         run = replace(run, tokenizer=str(tokenizer / "release"))
     evaluate = watch(run, arguments.out, distributed)

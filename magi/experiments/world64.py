@@ -1,7 +1,7 @@
 """The model that ships with the package: bouncing bodies at 64 pixels.
 
-    magi tokenizer train world64 --out runs/world64-tokenizer                              # 12 minutes
-    magi train world64 --tokenizer runs/world64-tokenizer/release --out runs/world64       # 3 to 5 hours
+    magi tokenizer train world64 --out runs/world64-tokenizer                              # 14 minutes
+    magi train world64 --tokenizer runs/world64-tokenizer/release --out runs/world64       # 3 hours
     magi evaluate runs/world64/release --data world
 
 Hardware: one CPU core with AVX-512 bf16, 2 GB of memory. What to expect stands in the model's card.
