@@ -123,6 +123,7 @@ def lesson(clips: int, seed: int) -> TrainConfig:
             lr=3e-3, warmup_samples=max(1, clips // 10), decay="tail", decay_samples=max(1, clips // 3), clip=1.0
         ),
         ema_half_life=clips / 8,
+        ema_ramp=0.05,
         checkpoint_every=clips,
         log_every=max(BATCH, clips // POINTS),
         evaluate_every=-(-clips // LOOKS),
