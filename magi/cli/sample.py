@@ -33,7 +33,8 @@ class SampleArguments:
 
     MODEL is the folder of a run or of a release, or world64, and comes first. Each video becomes an mp4, which can be
     watched while it grows, and a gif: grey around frames that were given, orange around those that were made, the true
-    video to the left if it goes on for long enough. sample.json says how they were made.
+    video to the left if it goes on for long enough. sample.json says how they were made. Unless told otherwise a model
+    samples as it was released: magi sample MODEL --help shows its settings.
     """
 
     out: Path

@@ -33,7 +33,7 @@ class TrainArguments:
 
     PRESET is tiny, small, base, large, xl or world64. --data FOLDER, or --data world, says what to train on. Settings
     files (--config FILE ..., any part of the config.yaml that a run writes) overrule the preset, and flags overrule
-    both. Ctrl-C saves; the same command resumes.
+    both: magi train PRESET --help shows what the preset sets. Ctrl-C saves; the same command resumes.
     """
 
     out: Path
