@@ -107,6 +107,20 @@ def always_noisy(patch: MonkeyPatch) -> None:
     patch.setattr(draws, "draw_sigma", lambda config, rng: draw(replace(config, clean_probability=1e-9), rng))
 
 
+def full_signal(patch: MonkeyPatch) -> None:
+    """Noise is added to the whole signal whatever the mix."""
+    patch.setattr(draws, "signal_scale", lambda _config, sigma: np.ones_like(sigma))
+
+
+def first_frame_alone(patch: MonkeyPatch) -> None:
+    """Places in a frame are taken for places in the clip."""
+    patch.setattr(
+        draws,
+        "first_of_each",
+        lambda orders, counts: np.concatenate([row[:count] for row, count in zip(orders, counts, strict=True)]),
+    )
+
+
 def one_order_for_all_frames(patch: MonkeyPatch) -> None:
     """Every frame of a clip has the same tokens hidden."""
     draw = draws.random_orders
@@ -304,6 +318,12 @@ MUTANTS = [
         (FORCING + "test_noise_falls_on_observations_only", CACHED),
     ),
     Mutant("no clip is clean", always_noisy, (FORCING + "test_noise_levels_are_drawn_as_configured[clip]",)),
+    Mutant("noise that preserves no variance", full_signal, (FORCING + "test_noise_may_preserve_the_variance",)),
+    Mutant(
+        "all masks fall on the first frame",
+        first_frame_alone,
+        (MASKING + "test_masks_differ_between_copies_and_frames", MASKING + "test_each_frame_may_have_its_own_ratio"),
+    ),
     Mutant(
         "one order for all frames", one_order_for_all_frames, (MASKING + "test_masks_differ_between_copies_and_frames",)
     ),
