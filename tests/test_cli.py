@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -23,6 +24,8 @@ import yaml
 from magi import checkpoint, cli
 from magi.cli import evaluate as evaluate_verb
 from magi.cli import train as train_verb
+from magi.cli.clips import read_given
+from magi.cli.models import find_release
 from magi.cli.runs import resolve
 from magi.cli.settings import flatten, read_flags, write_settings
 from magi.cli.tokenizer import TokenizerArguments
@@ -41,7 +44,7 @@ from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.store import load_tokenizer
 from magi.training.loop import TrainConfig
-from magi.video import read_video
+from magi.video import read_video, write_video
 from tests.toys import trained_looking
 
 TOY = """
@@ -592,3 +595,24 @@ def test_a_run_trains_its_own_tokenizer_first(
     assert "train.seed: saved 0, now 3" in told and "log_every" not in told and "--tokenizer" in told
     changed = replace(own, train=replace(short, log_every=7))
     assert magi(*words) == 0, "how often a loss was written decides no weight"
+
+
+def test_what_is_cut_off_is_said(tmp_path: Path, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model makes squares; of a wide video it sees the middle alone, which the user must not have to guess."""
+    frames = read_video(clips / "world-000000.mp4").frames
+    write_video(tmp_path / "wide.mp4", np.concatenate([frames, frames], axis=2), fps=10)
+    for name, expected in (("wide.mp4", True), ("square.mp4", False)):
+        if name == "square.mp4":
+            write_video(tmp_path / name, frames, fps=10)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read_given(tmp_path / name, size=32, context=2, frames=2, interval=1)
+        assert any("of its 64 x 32 pixels the middle 32 x 32 are used" in str(w.message) for w in caught) == expected
+
+
+def test_an_unfinished_run_is_told_from_a_wrong_path(tmp_path: Path) -> None:
+    """Who stopped a run and asks for its release is told that it is not there yet."""
+    with pytest.raises(
+        ValueError, match=r"there is no .*release yet; a run writes one to RUN/release when it is finished"
+    ):
+        find_release(str(tmp_path / "release"))

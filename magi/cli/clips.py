@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,10 @@ def read_given(path: Path, *, size: int, context: int, frames: int, interval: in
         raise BadVideo(path, f"is too short: it has {there} frames, {context} at interval {interval} need {needed}")
     count = context + frames if there >= wanted else context
     indices = clip_indices(decoded.times, start=0, interval=interval, count=count)
+    height, width = decoded.convert(decoded.pictures[indices[0]]).shape[:2]
+    if height != width:
+        side = min(height, width)
+        warnings.warn(f"{path}: of its {width} x {height} pixels the middle {side} x {side} are used", stacklevel=2)
     video = rearrange(torch.from_numpy(decoded.rgb(indices, size=size)), "t h w c -> t c h w").contiguous()
     return Given(path, video[:context], video[context:] if count > context else None)
 

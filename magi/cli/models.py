@@ -27,8 +27,9 @@ def find_release(name: str | None) -> Path:
     for candidate in (SHELF / name, directory, directory / "release"):
         if (candidate / "config.json").is_file():
             return candidate
-    if directory.is_dir():
-        raise ValueError(f"{name} holds no released model; a run writes one to RUN/release when it is finished")
+    if directory.is_dir() or (directory.name == "release" and directory.parent.is_dir()):
+        where = f"{name} holds no released model" if directory.is_dir() else f"there is no {name} yet"
+        raise ValueError(f"{where}; a run writes one to RUN/release when it is finished: the same command goes on")
     if len(directory.parts) > 1:
         raise ValueError(f"{name} does not exist; give the folder of a run or of a release, or world64")
     raise ValueError(f"there is no model {name!r}; models that ship are: {', '.join(names()) or 'none'}")
