@@ -23,6 +23,18 @@ class Clips:
     video: Tensor  # (B, T, 3, H, W) uint8
     interval: Tensor  # (B,) int64, 1..25: the frame interval that was really used, hence the one to embed
     sample: Tensor  # (B,) int64, position in the run's endless order; everything random about a sample is keyed on it
+    label: Tensor | None = None  # (B,) int64, number of the class; None where the data knows no classes
+
+
+@dataclass(frozen=True)
+class LatentClips:
+    """A batch of clips that were encoded before. ``B`` clips, ``t`` latent frames, ``C`` channels, ``h`` x ``w``."""
+
+    mean: Tensor  # (B, t, C, h, w) float32, normalised
+    deviation: Tensor | None  # (B, t, C, h, w) float32; None where the tokenizer is deterministic
+    interval: Tensor  # (B,) int64, as in `Clips`
+    sample: Tensor  # (B,) int64, as in `Clips`
+    label: Tensor | None = None  # (B,) int64, as in `Clips`
 
 
 class ClipSource(Protocol):

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magi.tokenizers.protocol import per_frame_latent_shape
+from magi.tokenizers.protocol import Posterior, latent_shape_of
 
 # The first convolution goes from full to quarter resolution in one step: nothing is convolved where it is expensive.
 PATCH = 4
@@ -122,9 +122,7 @@ class Autoencoder(nn.Module):
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (t, C, h, w); ValueError if the stride does not divide height and width."""
-        return per_frame_latent_shape(
-            num_frames, height, width, channels=self.latent_channels, stride=self.spatial_stride
-        )
+        return latent_shape_of(num_frames, height, width, channels=self.latent_channels, stride=self.spatial_stride)
 
     def moments(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of the posterior, each (F, C, h, w) float32, of ``frames`` (F, 3, H, W)."""
@@ -156,8 +154,8 @@ class Autoencoder(nn.Module):
 
     # no_grad, not inference_mode: a generator saves the latents for its backward pass, which inference tensors forbid.
     @torch.no_grad()
-    def encode(self, pixels: Tensor, *, frames_per_chunk: int = 64) -> Tensor:
-        """Return the posterior mean, normalised by ``shift`` and ``scale``: (B, T, C, h, w) float32.
+    def posterior(self, pixels: Tensor, *, frames_per_chunk: int = 64) -> Posterior:
+        """Return the posterior, normalised by ``shift`` and ``scale``: mean and deviation (B, T, C, h, w) float32.
 
         Args:
             pixels: (B, T, 3, H, W) in [-1, 1].
@@ -165,9 +163,16 @@ class Autoencoder(nn.Module):
         """
         self.latent_shape(pixels.shape[1], *pixels.shape[-2:])
         frames = rearrange(pixels, "b t c h w -> (b t) c h w")
-        mean = torch.cat([self.moments(chunk)[0] for chunk in frames.split(frames_per_chunk)])
-        latents = (mean - self.shift[:, None, None]) / self.scale[:, None, None]
-        return rearrange(latents, "(b t) c h w -> b t c h w", b=pixels.shape[0]).contiguous()
+        moments = [self.moments(chunk) for chunk in frames.split(frames_per_chunk)]
+        mean, log_variance = (torch.cat(parts) for parts in zip(*moments, strict=True))
+        mean = (mean - self.shift[:, None, None]) / self.scale[:, None, None]
+        deviation = torch.exp(0.5 * log_variance) / self.scale[:, None, None]
+        mean, deviation = (rearrange(x, "(b t) c h w -> b t c h w", b=len(pixels)) for x in (mean, deviation))
+        return Posterior(mean.contiguous(), deviation.contiguous())
+
+    def encode(self, pixels: Tensor, *, frames_per_chunk: int = 64) -> Tensor:
+        """Return the mean of `posterior`, (B, T, C, h, w) float32."""
+        return self.posterior(pixels, frames_per_chunk=frames_per_chunk).mean
 
     @torch.no_grad()
     def decode(self, latents: Tensor, *, frames_per_chunk: int = 64) -> Tensor:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from einops import rearrange
 from torch import Tensor
 
-from magi.tokenizers.protocol import per_frame_latent_shape
+from magi.tokenizers.protocol import Posterior, latent_shape_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ class PixelTokenizer:
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (t, C, h, w); ValueError if the stride does not divide height and width."""
-        return per_frame_latent_shape(num_frames, height, width, channels=self.latent_channels, stride=self.stride)
+        return latent_shape_of(num_frames, height, width, channels=self.latent_channels, stride=self.stride)
+
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """The values of `encode`: nothing about them is uncertain."""
+        return Posterior(self.encode(pixels))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Return latents (B, T, C, h, w) of ``pixels`` (B, T, 3, H, W) in [-1, 1]: the same values, rearranged."""
