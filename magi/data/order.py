@@ -66,7 +66,7 @@ class ClipShape:
         return 1 + (self.num_frames - 1) * self.min_interval
 
     def largest(self, num_frames: int) -> int:
-        """The largest interval drawn for a video of n = `num_frames` frames: min(max, (n - 1) // (T - 1)) under clamp."""
+        """The largest interval drawn for a video of n frames: under clamp min(max, (n - 1) // (T - 1))."""
         steps = self.num_frames - 1
         if self.rule != "clamp" or not steps:
             return self.max_interval

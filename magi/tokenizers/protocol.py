@@ -23,7 +23,7 @@ class Posterior:
     deviation: Tensor | None = None  # (B, t, C, h, w), at least 0; None for a deterministic tokenizer
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Latents (B, t, C, h, w) from standard normal `noise` of that shape; the values themselves without deviation."""
+        """Latents (B, t, C, h, w) from standard normal `noise` of that shape; without deviation, the values alone."""
         return self.mean if self.deviation is None else self.mean + self.deviation * noise
 
 
