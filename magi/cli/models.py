@@ -84,5 +84,7 @@ def in_force(release: Release, settings: SampleConfig) -> str:
     solver = settings.solver or SOLVERS[config.head.kind][0]
     rest = f"temperature {settings.temperature:g}, time {settings.time_mode}, window {settings.window or 'all'}"
     alone = ", deterministic: one video at a time" if settings.deterministic else ""
+    if not release.tokenizer.is_causal:
+        alone += ", a tokenizer that looks ahead: contexts are encoded alone, and frames appear when all are made"
     device = release.model.head_position.device
     return f"{steps} mask steps{fewer}, {settings.head_steps} {solver} steps, {rest}, on {device}{alone}"

@@ -136,6 +136,8 @@ def evaluate(
         By name, (T - context,) float64 each.
     """
     video = clips.video if isinstance(clips, WorldTest) else clips
+    for frames in (context, video.shape[1]):  # before the work begins: both are encoded
+        release.tokenizer.latent_shape(frames, *video.shape[-2:])
     made = continuations(
         release, video, context=context, interval=interval, seeds=range(seed, seed + len(video)),
         settings=settings, batch_size=batch_size, note=note,

@@ -20,7 +20,7 @@ from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
 from magi.sampling.video import generate
-from magi.tokenizers.protocol import Tokenizer, to_pixels
+from magi.tokenizers.protocol import Tokenizer, latent_frames, pixel_frames, to_pixels
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
 from magi.video import Frames, tile, write_gif
@@ -156,7 +156,8 @@ def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[T
 
 def continuation_grid(release: Release, clips: Clips) -> Frames:
     """Truth beside its continuation from the first third of the frames, a clip per row: (T, rows, columns, 3) uint8."""
-    context = max(1, clips.video.shape[1] // 3)
+    stride = release.tokenizer.temporal_stride
+    context = pixel_frames(max(1, latent_frames(clips.video.shape[1], stride) // 3), stride)
     frames = generate(
         release,
         clips.video[:, :context],

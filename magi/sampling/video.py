@@ -1,4 +1,7 @@
-"""From pixels to pixels: encode the context, generate latents, decode each frame as it is finished.
+"""From pixels to pixels: encode the context, generate latents, decode frames as they are finished.
+
+Frames are counted in pixels here. How many latent frames they take is the tokenizer's business, and where one stands
+for several frames these come out together.
 
 Shapes: B videos, T frames, H x W pixels.
 """
@@ -6,6 +9,7 @@ Shapes: B videos, T frames, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -14,6 +18,7 @@ from magi.sampling import rollout
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release
 from magi.tokenizers.protocol import to_pixels, to_video
+from magi.tokenizers.streaming import decode_stream
 
 
 def generate(
@@ -29,32 +34,62 @@ def generate(
 
     Args:
         release: from `magi.load`.
-        context: (B, k, 3, H, W) uint8 frames that are given, encoded by themselves; None generates from nothing.
-        num_frames: frames to generate.
+        context: (B, k, 3, H, W) uint8 frames that are given; None generates from nothing. They are encoded by
+            themselves, so nothing that comes after them can show, whatever the tokenizer.
+        num_frames: frames to generate. Frames that the last latent frame stands for beyond these are dropped.
         seeds: one per video; a video depends on its own seed alone.
         interval: frame interval to generate at, for all videos or one each.
         settings: steps, solver and memory; the release's own by default.
 
     Returns:
-        An iterator over `num_frames` frames (B, 3, H, W) uint8, each there as soon as it is finished.
+        An iterator over `num_frames` frames (B, 3, H, W) uint8, each there as soon as its latent frame is finished; of
+        a tokenizer that is not causal, all of them after the last.
 
     Raises:
-        ValueError: a context that is not uint8 RGB of the model's size, or settings that do not fit the model.
+        ValueError: a context that is not uint8 RGB of the model's size and of whole latent frames, or settings that do
+            not fit the model.
     """
+    tokenizer, device = release.tokenizer, release.model.head_position.device
+    stride, given = tokenizer.temporal_stride, 0
     latents = None
-    device = release.model.head_position.device
     if context is not None:
         if context.dtype != torch.uint8 or context.ndim != 5 or context.shape[2] != 3:
             raise ValueError(
                 f"context is {context.dtype} {tuple(context.shape)}; expected uint8 (videos, frames, 3, height, width)"
             )
-        latents = release.tokenizer.encode(to_pixels(context.to(device)))
-    frames = rollout.generate(
+        given = context.shape[1]
+        latents = tokenizer.encode(to_pixels(context.to(device)))
+    made = rollout.generate(
         release.model,
         latents,
-        num_frames=num_frames,
+        num_frames=latents_to_make(given, num_frames, stride),
         seeds=seeds,
         interval=interval,
         settings=settings or release.sample,
     )
-    return (to_video(release.tokenizer.decode(frame[:, None]))[:, 0] for frame in frames)
+    groups: Iterator[Tensor] = (frame[:, None] for frame in made)
+    decoded = 0  # frames that come out before the first of those that were asked for
+    if stride > 1 and latents is not None:  # how a latent frame looks depends on those before it
+        groups, decoded = chain([latents], groups), given
+    return _one_by_one(decode_stream(tokenizer, groups), skip=decoded, count=num_frames)
+
+
+def latents_to_make(given: int, num_frames: int, stride: int) -> int:
+    """The fewest latent frames that show `num_frames` frames after the `given` ones, which fill whole latent frames."""
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    if given:
+        return -(-num_frames // stride)
+    return 1 + -(-(num_frames - 1) // stride)  # the first stands alone
+
+
+def _one_by_one(groups: Iterator[Tensor], *, skip: int, count: int) -> Iterator[Tensor]:
+    """The frames (B, 3, H, W) uint8 of groups of pixels (B, f, 3, H, W), from number `skip` on, `count` of them."""
+    position = 0
+    for group in groups:
+        for frame in to_video(group).unbind(1):
+            if position >= skip:
+                yield frame
+            position += 1
+            if position == skip + count:
+                return
