@@ -171,7 +171,7 @@ def training_bytes(parameters: int) -> dict[str, int]:
     return {name: 4 * count * parameters for name, count in copies.items()}
 
 
-def activation_bytes(config: MagiConfig) -> float:
+def activation_bytes(config: MagiConfig, *, checkpointed: bool = False) -> float:
     """Memory that one clip's forward pass keeps for the backward pass, under bf16 autocast with fused attention.
 
     Counted from the tensors that autograd saves. A token in a layer: the inputs of both norms in float32 and of the
@@ -179,6 +179,11 @@ def activation_bytes(config: MagiConfig) -> float:
     byte for each number it may drop. Embedding and condition take about 14 D. A noisy copy of a masked token in the
     head: 22 W per block and again around them, its time's waves 4 E, and what the loss keeps of it. The last temporal
     layer is counted whole, though it is pruned.
+
+    Args:
+        config: of the model.
+        checkpointed: each block keeps its input alone, 4 D per token, and computes the rest again when it is needed: at
+            the peak the inputs of all blocks and the whole of one.
     """
     width, inner, head = config.width, config.mlp_width, config.head
     layer = 22 * width + 4 * inner + (2 * width + inner if config.dropout else 0)
@@ -186,4 +191,5 @@ def activation_bytes(config: MagiConfig) -> float:
     copies = config.masks_per_clip * config.head_repeats * config.num_frames * config.tokens * mean_mask_ratio(config)
     of_loss = (6 if head.kind == "flow" else 55) * config.token_channels
     per_copy = 22 * head.width * (head.depth + 1) + 4 * head.time_dim + of_loss
-    return tokens * (2 * config.depth * layer + 14 * width) + copies * per_copy
+    blocks = 2 * layer + config.depth * 4 * width if checkpointed else 2 * config.depth * layer
+    return tokens * (blocks + 14 * width) + copies * per_copy
