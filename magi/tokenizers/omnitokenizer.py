@@ -332,9 +332,12 @@ def published_config(arguments: Mapping[str, Any]) -> OmniTokenizerConfig:
             raise ValueError(f"OmniTokenizer with {name}={arguments[name]!r} is not supported, only {supported!r}")
     kinds = {name: type(value) for name, value in vars(OmniTokenizerConfig()).items()}
     values = {name: _argument(arguments, published, kinds[name]) for name, published in ARGUMENTS.items()}
-    depth = _argument(arguments, "spatial_depth", int)
-    if depth != len(values["encoder_blocks"]):
-        raise ValueError(f"OmniTokenizer with spatial_depth={depth} and enc_block={values['encoder_blocks']!r}")
+    depth, blocks = _argument(arguments, "spatial_depth", int), values["encoder_blocks"]
+    if depth != len(blocks):
+        raise ValueError(f"OmniTokenizer with spatial_depth={depth} cannot have the {len(blocks)} layers {blocks!r}")
+    strides = arguments.get("q_strides", "1")  # of an older version of the published code, a digit per layer
+    if set(strides) != {"1"}:
+        raise ValueError(f"OmniTokenizer with q_strides={strides!r} is not supported, only 1 everywhere")
     return OmniTokenizerConfig(**values)
 
 
@@ -362,8 +365,8 @@ def _check_published(
     rows = held["pre_vq_conv.1.weight"].shape[:1] if "pre_vq_conv.1.weight" in held else None
     if rows == (config.latent_channels,):
         raise CheckpointError(
-            f"pre_vq_conv.1.weight has {config.latent_channels} rows where a VAE has {2 * config.latent_channels}, mean "
-            "and log variance: this OmniTokenizer quantises; take one of the files named _vae"
+            f"pre_vq_conv.1.weight has {rows[0]} rows where a VAE has {2 * rows[0]}, mean and log variance: "
+            "this OmniTokenizer quantises; take one of the files named _vae"
         )
     shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
     differences = {

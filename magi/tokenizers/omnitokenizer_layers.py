@@ -1,4 +1,4 @@
-"""The layers of OmniTokenizer, under the names its published weights have, computing what those weights were trained in.
+"""The layers of OmniTokenizer, by the names of its published weights, computing what these were trained to compute.
 
 Three things here look like mistakes and are facts about the weights. Keys and values come from tokens that were not
 normalised. The position convolution of the temporal layers reads its tokens in an order they are not in. The position
@@ -99,13 +99,13 @@ def rotate(x: Tensor, height: int, width: int) -> Tensor:
     Args:
         x: queries or keys (N, H, S, d) of S = height * width tokens, row by row; 4 divides d.
     """
-    half = torch.float64 if x.dtype == torch.float64 else torch.float32
+    precision = torch.promote_types(x.dtype, torch.float32)
     cell = torch.arange(height * width, device="cpu")
     exponents = torch.arange(0, x.shape[-1], 4, device="cpu", dtype=torch.float64) / x.shape[-1]
     position = torch.stack([cell % width, cell // width], dim=-1).double()  # (S, 2)
-    angles = rearrange(position[:, None] * ROTARY_BASE ** -exponents[:, None], "s pair axis -> s (pair axis)")
-    cosine, sine = (table.to(x.device, half) for table in (angles.cos(), angles.sin()))  # (S, d / 2)
-    first, second = x.to(half).unflatten(-1, (-1, 2)).unbind(-1)
+    angles = rearrange(position[:, None] * ROTARY_BASE ** -exponents[:, None], "s pair place -> s (pair place)")
+    cosine, sine = (table.to(x.device, precision) for table in (angles.cos(), angles.sin()))  # (S, d / 2)
+    first, second = x.to(precision).unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
     return turned.flatten(-2).to(x.dtype)
 
@@ -191,8 +191,9 @@ class WindowAttention(nn.Module):
         size = self.window
         x = rearrange(self.norm(tokens), "b t (i r) (j c) d -> (b t i j) (r c) d", r=size, c=size)
         qkv = rearrange(self.qkv(x), "n s (three heads d) -> three n heads s d", three=3, heads=self.heads)
+        query, key, value = qkv.unbind()
         bias = rearrange(self.relative_position_bias_table[self.relative_position_index], "q k heads -> heads q k")
-        out = functional.scaled_dot_product_attention(*qkv, attn_mask=bias.to(qkv.dtype))
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         out = self.proj(rearrange(out, "n heads s d -> n s (heads d)"))
         return rearrange(out, "(b t i j) (r c) d -> b t (i r) (j c) d", t=t, i=h // size, j=w // size, r=size)
 
@@ -247,6 +248,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, t, h, w, D) to the same shape."""
         for layer in self.layers:
+            assert isinstance(layer, nn.ModuleDict)
             for part in layer.values():
                 tokens = tokens + part(tokens)
         return self.norm_out(tokens)
