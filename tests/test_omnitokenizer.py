@@ -324,7 +324,7 @@ def test_published_arguments() -> None:
         ({"defer_temporal_pool": True}, "defer_temporal_pool=True"),
         ({"gen_upscale": 2}, "gen_upscale=2"),
         ({"attn_dropout": 0.1}, "attn_dropout=0.1"),
-        ({"codebook_dim": None}, "codebook_dim=None is not supported, only a int"),
+        ({"codebook_dim": None}, "codebook_dim=None is not supported, only type int"),
         ({"heads": 8.0}, "heads=8.0"),
         ({"enc_block": "ttaa"}, "'ttaa'"),
         ({"enc_block": "tt"}, "spatial_depth=4 cannot have the 2 layers 'tt'"),

@@ -209,8 +209,8 @@ class Transformer(nn.Module):
         head_width: d of the "t" layers.
         window: side of the windows of the "w" layers.
         multiplier: of the feed-forward's inner width.
-        rotary: see `Attention`; also `biased`.
-        biased: see `Attention`.
+        rotary: the "t" layers tell positions by rotation; space only.
+        biased: the "t" layers hold a `PositionBias`.
         causal: no "t" layer sees a later token.
         causal_position: the position convolution is padded in front only.
     """
