@@ -355,7 +355,9 @@ def _argument(arguments: Mapping[str, Any], name: str, kind: type) -> Any:
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise ValueError(f"OmniTokenizer with {next(iter(given))}={value!r} is not supported, only type {kind.__name__}")
+        raise ValueError(
+            f"OmniTokenizer with {next(iter(given))}={value!r} is not supported, only type {kind.__name__}"
+        )
     return value
 
 
