@@ -1,0 +1,390 @@
+"""OmniTokenizer's VAE, the tokenizer of Kinetics-600 in the paper: 17 frames to 5 latent frames of 8 channels.
+
+Encoder and decoder under the names of the published weights; no discriminator, no perceptual network, no codebook.
+`from_published` makes one of what a published Lightning file holds. Knows no file: reading one is reading a pickle.
+
+**It is not causal**, whatever its attention: see `PositionConvolution`. Latents of a clip's first frames hold something
+of its last ones, so a context is encoded alone, and decoding takes all latents of a clip at once.
+
+Source: arXiv 2406.09399; the published code (FoundationVision/OmniTokenizer, commit 701b619, omnitokenizer.py).
+
+Shapes:
+    B videos, T = 1 + 4 (t - 1) frames, H x W pixels; t latent frames, C latent channels, h x w = H / 8 x W / 8 latent
+    grid; D width.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from einops.layers.torch import Rearrange
+from torch import Tensor, nn
+
+from magi.checkpoint import CheckpointError
+from magi.choices import check_choices
+from magi.tokenizers.omnitokenizer_layers import Axis, Transformer
+from magi.tokenizers.protocol import Posterior, latent_shape_of, pixel_frames
+
+# What training alone needs, by the beginning of its name in a published file.
+TRAINING_ONLY = ("codebook.", "image_discriminator.", "video_discriminator.", "perceptual_model.")
+STATISTICS = ("shift", "scale")  # ours: no published file has them
+SHOWN = 8  # names of each kind in an error
+
+# Published argument of each setting.
+ARGUMENTS = {
+    "latent_channels": "codebook_dim",
+    "width": "embedding_dim",
+    "heads": "heads",
+    "head_width": "dim_head",
+    "patch": "patch_size",
+    "temporal_patch": "temporal_patch_size",
+    "encoder_blocks": "enc_block",
+    "decoder_blocks": "dec_block",
+    "temporal_depth": "temporal_depth",
+    "window": "twod_window_size",
+    "multiplier": "ff_mult",
+    "spatial_position": "spatial_pos",
+    "causal_attention": "causal_in_temporal_transformer",
+    "causal_position": "causal_in_peg",
+}
+# What the published code takes where a file is older than the argument.
+ABSENT: dict[str, Any] = {"twod_window_size": 4, "spatial_pos": "rel"}
+# Arguments that would change what is computed, at the one value that is computed here, also where they are absent.
+FIXED: dict[str, Any] = {
+    "image_channels": 3,
+    "patch_embed": "linear",
+    "defer_temporal_pool": False,
+    "defer_spatial_pool": False,
+    "gen_upscale": None,
+    "use_external_codebook": False,
+    "attn_dropout": 0.0,  # the fused attention of the published code drops out in evaluation too
+}
+
+
+@dataclass(frozen=True)
+class OmniTokenizerConfig:
+    """Architecture of an `OmniTokenizer`; the defaults are those of the published VAEs."""
+
+    latent_channels: int = 8
+    width: int = 512
+    heads: int = 8
+    head_width: int = 64
+    patch: int = 8  # pixels
+    temporal_patch: int = 4  # frames
+    encoder_blocks: str = "ttww"  # a letter per layer: t attends to the whole frame, w within windows
+    decoder_blocks: str = "tttt"
+    temporal_depth: int = 4  # layers along time, of the encoder and of the decoder
+    window: int = 8  # latent cells
+    multiplier: float = 4.0  # of the feed-forward's inner width
+    spatial_position: Literal["rope", "rel"] = "rope"  # rel: a bias per relative position, which is held but not used
+    causal_attention: bool = True  # along time
+    causal_position: bool = True  # padding of the position convolutions
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        sizes = ("latent_channels", "width", "heads", "head_width", "patch", "temporal_patch", "temporal_depth")
+        for name in (*sizes, "window", "multiplier"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("encoder_blocks", "decoder_blocks"):
+            blocks = getattr(self, name)
+            if not blocks or set(blocks) - {"t", "w"}:
+                raise ValueError(f"{name} must be letters t (whole frame) and w (windows), got {blocks!r}")
+        if self.has_windows and self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by the {self.heads} heads of window attention")
+        if self.spatial_position == "rope" and self.head_width % 4:
+            raise ValueError(f"head_width {self.head_width} must be divisible by 4 for rotary positions")
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether any layer attends within windows, which must then fill a frame."""
+        return "w" in self.encoder_blocks + self.decoder_blocks
+
+
+def _transformer(config: OmniTokenizerConfig, blocks: str, axis: Axis) -> Transformer:
+    is_spatial = axis == "space"
+    return Transformer(
+        blocks,
+        axis,
+        width=config.width,
+        heads=config.heads,
+        head_width=config.head_width,
+        window=config.window,
+        multiplier=config.multiplier,
+        rotary=is_spatial and config.spatial_position == "rope",
+        biased=not is_spatial or config.spatial_position == "rel",
+        causal=not is_spatial and config.causal_attention,
+        causal_position=config.causal_position,
+    )
+
+
+def _patch_embedding(config: OmniTokenizerConfig, frames: int) -> nn.Sequential:
+    """Video (B, 3, T, H, W) to tokens (B, T / frames, h, w, D)."""
+    values = 3 * frames * config.patch**2
+    return nn.Sequential(
+        Rearrange("b c (t i) (h j) (w k) -> b t h w (c i j k)", i=frames, j=config.patch, k=config.patch),
+        nn.LayerNorm(values),
+        nn.Linear(values, config.width),
+        nn.LayerNorm(config.width),
+    )
+
+
+def _to_pixels(config: OmniTokenizerConfig, frames: int) -> nn.Sequential:
+    """Tokens (B, t, h, w, D) to video (B, 3, t * frames, H, W)."""
+    return nn.Sequential(
+        nn.Linear(config.width, 3 * frames * config.patch**2),
+        Rearrange("b t h w (c i j k) -> b c (t i) (h j) (w k)", i=frames, j=config.patch, k=config.patch),
+    )
+
+
+def _to_channels(inputs: int, outputs: int) -> nn.Sequential:
+    """A linear map of the channels of (B, c, t, h, w)."""
+    return nn.Sequential(
+        Rearrange("b c t h w -> b t h w c"), nn.Linear(inputs, outputs), Rearrange("b t h w c -> b c t h w")
+    )
+
+
+class Encoder(nn.Module):
+    """Video (B, 3, T, H, W) in [-0.5, 0.5] to features (B, D, t, h, w): along space, then along time."""
+
+    def __init__(self, config: OmniTokenizerConfig) -> None:
+        super().__init__()
+        self.to_patch_emb_first_frame = _patch_embedding(config, 1)
+        self.to_patch_emb = _patch_embedding(config, config.temporal_patch)
+        self.enc_spatial_transformer = _transformer(config, config.encoder_blocks, "space")
+        self.enc_temporal_transformer = _transformer(config, "t" * config.temporal_depth, "time")
+
+    def forward(self, video: Tensor) -> Tensor:
+        """See the class."""
+        tokens = self.to_patch_emb_first_frame(video[:, :, :1])
+        if video.shape[2] > 1:
+            tokens = torch.cat([tokens, self.to_patch_emb(video[:, :, 1:])], dim=1)
+        tokens = self.enc_temporal_transformer(self.enc_spatial_transformer(tokens))
+        return rearrange(tokens, "b t h w d -> b d t h w")
+
+
+class Decoder(nn.Module):
+    """Features (B, D, t, h, w) to video (B, 3, T, H, W) of about [-0.5, 0.5]: along time, then along space."""
+
+    def __init__(self, config: OmniTokenizerConfig) -> None:
+        super().__init__()
+        self.dec_spatial_transformer = _transformer(config, config.decoder_blocks, "space")
+        self.dec_temporal_transformer = _transformer(config, "t" * config.temporal_depth, "time")
+        self.to_pixels_first_frame = _to_pixels(config, 1)
+        self.to_pixels = _to_pixels(config, config.temporal_patch)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See the class."""
+        tokens = self.dec_temporal_transformer(rearrange(features, "b d t h w -> b t h w d"))
+        tokens = self.dec_spatial_transformer(tokens)
+        video = self.to_pixels_first_frame(tokens[:, :1])
+        if tokens.shape[1] > 1:
+            video = torch.cat([video, self.to_pixels(tokens[:, 1:])], dim=2)
+        return video
+
+
+class OmniTokenizer(nn.Module):
+    """Encoder and decoder of a 3-D KL autoencoder with attention along space and time.
+
+    Not causal: encode a context alone, and decode all latents of a clip at once. `shift` and `scale`, the mean and the
+    standard deviation of each latent channel, are 0 and 1 until someone measures and sets them.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, config: OmniTokenizerConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or OmniTokenizerConfig()
+        self.latent_channels = config.latent_channels
+        self.spatial_stride = config.patch
+        self.temporal_stride = config.temporal_patch
+        self.is_causal = False
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.pre_vq_conv = _to_channels(config.width, 2 * config.latent_channels)  # mean and log variance
+        self.post_vq_conv = _to_channels(config.latent_channels, config.width)
+        self.register_buffer("shift", torch.zeros(config.latent_channels))  # (C,)
+        self.register_buffer("scale", torch.ones(config.latent_channels))  # (C,)
+
+    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return (t, C, h, w); ValueError if the strides or the windows do not divide the video, or H is not W."""
+        shape = latent_shape_of(
+            num_frames,
+            height,
+            width,
+            channels=self.latent_channels,
+            stride=self.spatial_stride,
+            temporal_stride=self.temporal_stride,
+        )
+        if height != width:
+            raise ValueError(f"OmniTokenizer takes square frames, got {height} x {width} pixels; crop them first")
+        side = self.spatial_stride * self.config.window
+        if self.config.has_windows and height % side:
+            raise ValueError(
+                f"frames of {height} x {width} pixels do not divide into OmniTokenizer's windows of {side} x {side}; "
+                f"take a multiple of {side}, such as {side * (height // side + 1)}"
+            )
+        return shape
+
+    @torch.no_grad()
+    def posterior(self, pixels: Tensor) -> Posterior:
+        """Return the posterior, normalised by `shift` and `scale`: mean and deviation (B, t, C, h, w) float32.
+
+        Args:
+            pixels: (B, T, 3, H, W) in [-1, 1], T = 1 + 4 (t - 1): a whole clip, or a context alone.
+        """
+        self.latent_shape(pixels.shape[1], *pixels.shape[-2:])
+        video = rearrange(self._as_weights(pixels), "b t c h w -> b c t h w") / 2  # to [-0.5, 0.5]
+        moments = _at_least_float32(rearrange(self.pre_vq_conv(self.encoder(video)), "b c t h w -> b t c h w"))
+        mean, log_variance = moments.chunk(2, dim=2)
+        shift, scale = self.shift[:, None, None], self.scale[:, None, None]
+        deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
+        return Posterior(((mean - shift) / scale).contiguous(), (deviation / scale).contiguous())
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the mean of `posterior`, (B, t, C, h, w) float32."""
+        return self.posterior(pixels).mean
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pixels (B, T, 3, H, W) float32, clamped to [-1, 1], of normalised ``latents`` (B, t, C, h, w).
+
+        All latents of a clip at once: every frame depends on all of them.
+        """
+        _, frames, _, height, width = latents.shape
+        stride = self.spatial_stride
+        self.latent_shape(pixel_frames(frames, self.temporal_stride), height * stride, width * stride)
+        values = latents * self.scale[:, None, None] + self.shift[:, None, None]
+        features = self.post_vq_conv(rearrange(self._as_weights(values), "b t c h w -> b c t h w"))
+        pixels = 2 * _at_least_float32(self.decoder(features))
+        return rearrange(pixels.clamp(-1, 1), "b c t h w -> b t c h w").contiguous()
+
+    def _as_weights(self, values: Tensor) -> Tensor:
+        """``values`` in the precision of the weights."""
+        return values.to(next(self.parameters()).dtype)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def published_shapes(config: OmniTokenizerConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a published file holds of this architecture, what only trains aside."""
+    with torch.device("meta"):
+        state = OmniTokenizer(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in STATISTICS}
+
+
+def published_parts(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict and the arguments that a loaded Lightning file holds, as `from_published` takes them.
+
+    Raises:
+        CheckpointError: it holds no `state_dict`, or no `args` under `hyper_parameters`.
+    """
+    state, settings = checkpoint.get("state_dict"), checkpoint.get("hyper_parameters")
+    arguments = settings.get("args") if isinstance(settings, Mapping) else None
+    if isinstance(arguments, Namespace):
+        arguments = vars(arguments)
+    if not isinstance(state, Mapping) or not isinstance(arguments, Mapping):
+        raise CheckpointError(
+            "a published OmniTokenizer file holds state_dict and hyper_parameters with args; "
+            f"this one holds {', '.join(sorted(map(str, checkpoint))) or 'nothing'}"
+        )
+    return dict(state), dict(arguments)
+
+
+def from_published(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> OmniTokenizer:
+    """The tokenizer a published file holds, ready to encode and decode; its latents are not normalised yet.
+
+    Whether a file is the VAE or the quantised tokenizer is told by its weights, not by the argument `use_vae`.
+
+    Args:
+        state: name to tensor, any shapes; what training alone needs (`TRAINING_ONLY`) is left out.
+        arguments: those the published code was run with.
+
+    Raises:
+        ValueError: an argument is missing, or has a value that is not supported; with its name and value.
+        CheckpointError: tensors are missing, unexpected, or of another shape than the arguments say; with their names.
+    """
+    config = published_config(arguments)
+    expected = published_shapes(config)
+    held = {name: tensor for name, tensor in state.items() if not name.startswith(TRAINING_ONLY)}
+    _check_published(held, expected, config)
+    tokenizer = OmniTokenizer(config)
+    tokenizer.load_state_dict(held | {name: getattr(tokenizer, name) for name in STATISTICS})
+    return tokenizer.eval().requires_grad_(False)
+
+
+def published_config(arguments: Mapping[str, Any]) -> OmniTokenizerConfig:
+    """The architecture that published arguments describe; 'casual' and 'causal' are the same word there.
+
+    Raises:
+        ValueError: an argument is missing, or has a value that is not supported; with its name and value.
+    """
+    for name, supported in FIXED.items():
+        if arguments.get(name, supported) != supported:
+            raise ValueError(f"OmniTokenizer with {name}={arguments[name]!r} is not supported, only {supported!r}")
+    kinds = {name: type(value) for name, value in vars(OmniTokenizerConfig()).items()}
+    values = {name: _argument(arguments, published, kinds[name]) for name, published in ARGUMENTS.items()}
+    depth, blocks = _argument(arguments, "spatial_depth", int), values["encoder_blocks"]
+    if depth != len(blocks):
+        raise ValueError(f"OmniTokenizer with spatial_depth={depth} cannot have the {len(blocks)} layers {blocks!r}")
+    strides = arguments.get("q_strides", "1")  # of an older version of the published code, a digit per layer
+    if set(strides) != {"1"}:
+        raise ValueError(f"OmniTokenizer with q_strides={strides!r} is not supported, only 1 everywhere")
+    return OmniTokenizerConfig(**values)
+
+
+def _argument(arguments: Mapping[str, Any], name: str, kind: type) -> Any:
+    """The value of an argument under either spelling."""
+    spellings = [name, name.replace("causal", "casual")] if name.startswith("causal") else [name]
+    given = {spelling: arguments[spelling] for spelling in spellings if spelling in arguments}
+    if not given and name in ABSENT:
+        return ABSENT[name]
+    if not given:
+        raise ValueError(f"the OmniTokenizer arguments lack {' or '.join(spellings)}")
+    value, *others = given.values()
+    if any(other != value for other in others):
+        raise ValueError(f"the OmniTokenizer arguments contradict each other: {given}")
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(
+            f"OmniTokenizer with {next(iter(given))}={value!r} is not supported, only type {kind.__name__}"
+        )
+    return value
+
+
+def _check_published(
+    held: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], config: OmniTokenizerConfig
+) -> None:
+    rows = held["pre_vq_conv.1.weight"].shape[:1] if "pre_vq_conv.1.weight" in held else None
+    if rows == (config.latent_channels,):
+        raise CheckpointError(
+            f"pre_vq_conv.1.weight has {rows[0]} rows where a VAE has {2 * rows[0]}, mean and log variance: "
+            "this OmniTokenizer quantises; take one of the files named _vae"
+        )
+    shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
+    differences = {
+        "missing": [name for name in expected if name not in shapes],
+        "unexpected": [name for name in shapes if name not in expected],
+        "of another shape": [
+            f"{name} {shapes[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if name in shapes and shapes[name] != shape
+        ],
+    }
+    if any(differences.values()):
+        listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in differences.items() if names)
+        raise CheckpointError(f"these weights are not the OmniTokenizer that their arguments describe: {listed}")
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
