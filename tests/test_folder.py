@@ -100,17 +100,55 @@ def test_intervals_are_uniform_up_to_what_fits(folder: Path) -> None:
         assert edges[video] == {"first", "last"}
 
 
+def test_rejection_makes_all_intervals_alike(folder: Path) -> None:
+    """Reject: the draw comes before the video, so U{1..19} in every video long enough, chi-square with 18 degrees of
+    freedom; a video with too few frames for interval 1 is named, one that only lacks frames for the draw is not."""
+    settings = config(folder, interval_rule="reject", num_frames=5, max_interval=19)
+    with pytest.warns(UserWarning, match=r"00000\.mp4: is too short: it has 4 frames, 5 at interval 1 need 5"):
+        source = FolderSource(settings)
+        clips = source.clips(range(950))
+    counts = Counter(clips.interval.tolist())
+    assert sum((counts[k] - 50) ** 2 / 50 for k in range(1, 20)) < 18 + 4 * np.sqrt(36), counts
+    assert sorted(path.stem for path in source.bad) == ["00000"]
+    for clip, interval in zip(clips.video, clips.interval.tolist(), strict=True):
+        video, indices, _ = shown(clip)
+        assert np.diff(indices).tolist() == [interval] * 4 and indices[-1] < LENGTHS[video]
+    assert {shown(clip)[0] for clip in clips.video[clips.interval == 19]} == {7}, "77 frames are needed"
+
+
+def test_rejection_needs_a_video_for_every_interval(folder: Path) -> None:
+    """4 frames at interval 27 need 82, and the longest has 80: said when it is drawn, since no video may stand in."""
+    settings = config(folder, interval_rule="reject", min_interval=1, max_interval=27)
+    with pytest.raises(ValueError, match=r"for interval 27: 4 frames need 82, the longest has 80; lower max"):
+        FolderSource(settings).clips(range(200))
+
+
 def test_fixed_intervals_use_no_video_that_is_too_short(folder: Path) -> None:
     """Under the fixed rule interval 20 needs 61 frames: videos 5, 6 and 7 have them, the other five are named. They are
     no sign of a damaged folder, so that most are too short stops nothing; all of them do."""
-    source = FolderSource(config(folder, interval_rule="fixed"))
+    source = FolderSource(config(folder, interval_rule="fixed", min_interval=20))
     with pytest.warns(UserWarning, match=r"too short: it has \d+ frames, 4 at interval 20 need 61"):
-        clips = source.clips(range(400))
+        clips = source.clips(range(100))
     assert {shown(clip)[0] for clip in clips.video} == {5, 6, 7}
-    assert set(clips.interval.tolist()) == set(range(1, 21))
+    assert set(clips.interval.tolist()) == {20}
     assert sorted(path.stem for path in source.bad) == [f"{index:05}" for index in range(5)]
     with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"none of its 8 videos can be used.*too short"):
         FolderSource(config(folder, interval_rule="fixed", min_interval=90, max_interval=90)).clips([0])
+
+
+def test_random_crops_move_and_stay_within_a_clip(tmp_path: Path) -> None:
+    """In a wide video whose columns are told by their level, the centre crop shows the middle, a random one begins
+    anywhere, at one place for all frames of a clip, and leaves interval, start and mirroring as they were."""
+    frames = np.broadcast_to(np.arange(96, dtype=np.uint8)[None, None, :, None] * 2, (12, 32, 96, 3))
+    write_video(tmp_path / "a.mp4", np.ascontiguousarray(frames), fps=25, quality="lossless")
+    settings = {"path": str(tmp_path), "num_frames": 3, "size": 32, "flip": False}
+    centre = FolderSource(FolderConfig(**settings)).clips(range(60))
+    random_ = FolderSource(FolderConfig(**settings, crop="random")).clips(range(60))
+    left = random_.video[:, :, 0, 16, 0].int() / 2
+    assert (centre.video[:, :, 0, 16, 0] // 2 == 32).all()
+    assert (left == left[:, :1]).all() and left.min() < 8 and left.max() > 56
+    assert left[:, 0].unique().numel() > 25
+    assert torch.equal(random_.interval, centre.interval)
 
 
 def test_half_of_the_clips_are_mirrored(folder: Path) -> None:
@@ -196,13 +234,13 @@ def test_the_cache_is_bounded_and_saves_decoding(folder: Path, monkeypatch: pyte
     import magi.data.folder as module
 
     decoded: Counter[Path] = Counter()
-    decode_video = module.decode_video
+    open_video = module.open_video
 
     def counting(path: Path, **options: Any) -> Any:
         decoded[path] += 1
-        return decode_video(path, **options)
+        return open_video(path, **options)
 
-    monkeypatch.setattr(module, "decode_video", counting)
+    monkeypatch.setattr(module, "open_video", counting)
     FolderSource(config(folder, cache_mb=64)).clips(range(24))
     assert set(decoded.values()) == {1} and len(decoded) == 8
     decoded.clear()
@@ -272,7 +310,7 @@ def test_too_many_bad_videos_stop_the_run_in_one_line(spoilt: Path) -> None:
         warnings.simplefilter("error")
         source = FolderSource(config(spoilt, exclude=tuple(BAD)))
         source.clips(range(24))
-    assert len(source.videos) == 12 and not source.bad
+    assert len(source.listing.entries) == 12 and not source.bad
 
 
 def test_one_bad_file_in_a_small_folder_stops_nothing(tmp_path: Path) -> None:
@@ -334,17 +372,26 @@ def test_long_videos_are_used_up_to_the_limit(folder: Path) -> None:
 
 def test_folders_are_excluded_whole(folder: Path) -> None:
     """Excluding a folder leaves out what is below it."""
-    assert {path.parent.name for path in FolderSource(config(folder, exclude=("a",))).videos} == {"b"}
+    listing = FolderSource(config(folder, exclude=("a",))).listing
+    assert {entry.name.partition("/")[0] for entry in listing.entries} == {"b"}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_frames": 0}, "num_frames and size must be at least 1, got 0 and 16"),
+        ({"num_frames": 0}, "num_frames must be at least 1, got 0"),
         ({"min_interval": 0}, "got 0 and 20"),
         ({"min_interval": 5, "max_interval": 4}, "got 5 and 4"),
-        ({"interval_rule": "any"}, "interval_rule must be one of 'clamp', 'fixed'; got 'any'"),
-        ({"max_frames": 60, "interval_rule": "fixed"}, "4 frames at interval 20 exceed max_frames = 60"),
+        ({"interval_rule": "any"}, "interval_rule must be one of 'clamp', 'reject', 'fixed'; got 'any'"),
+        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"max_frames": 60, "interval_rule": "reject"}, "4 frames at interval 20 exceed max_frames = 60"),
+        ({"interval_rule": "fixed"}, "min_interval = max_interval, got 1 and 20; reject draws from all of them"),
+        ({"crop": "left"}, "crop must be one of 'centre', 'random'; got 'left'"),
+        ({"split": "train01"}, "split has no effect with dataset folder"),
+        ({"annotations": "lists"}, "annotations has no effect with dataset folder"),
+        ({"dataset": "ucf101", "split": "val"}, "ucf101 has the splits all, train01, .*; got val"),
+        ({"dataset": "kinetics600", "split": "all"}, "kinetics600 has the splits train, val, test; got all"),
+        ({"dataset": "kinetics"}, "dataset must be one of 'folder', 'ucf101', 'kinetics600'; got 'kinetics'"),
         ({"max_bad_fraction": 2}, "between 0 and 1, got 2"),
         ({"cache_mb": -1}, "got -1"),
     ],

@@ -1,7 +1,5 @@
-"""Training clips from a folder of videos. Knows which video, interval and start a sample has; not how files are read.
-
-Everything about a sample follows from its position and the seed: epoch e takes the videos in the e-th keyed
-permutation, and a video that cannot be used is replaced by the next of the same permutation, every time anew.
+"""Training clips from the videos of a data set. Knows how they are read and what bad ones do; not which videos a data
+set has, nor where in a video a clip lies.
 
 ``B`` clips, ``T`` frames, ``S`` side of the square.
 """
@@ -12,42 +10,51 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 
 from magi.choices import check_choices
+from magi.data.catalogue import DatasetName, Selection, Split, look
 from magi.data.clips import Clips
-from magi.seeds import generator
-from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, decode_video, find_videos, probe, ticks
+from magi.data.index import index_file, load_index
+from magi.data.lengths import open_video
+from magi.data.listing import Entry, Listing
+from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
+from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, probe, ticks
 
 FIRST_LOOK = 8  # videos probed when the source is made, so that a folder of the wrong kind fails at once
 TOLERATED = 2  # bad videos that do not stop a run, however small the folder
 FAIR_SAMPLE = 1000  # videos to be opened before their bad fraction speaks for the folder
+MANY = 50_000  # videos from which on looking for them at every start is worth a word
 
 
 @dataclass(frozen=True)
 class FolderConfig:
     """Clips of `num_frames` frames, `size` x `size` pixels, from the videos at or below `path`.
 
-    Frame intervals are U{min_interval..max_interval}. In a video too short for the largest they end at the largest that
-    fits (`interval_rule` "clamp"), or else it is not used, so that all intervals are equally likely ("fixed").
+    Frame intervals are U{min_interval..max_interval} and obey the `interval_rule` of `ClipShape` in short videos:
+    "clamp" draws up to the largest that fits, "reject" takes another video, "fixed" is one interval.
     """
 
     path: str
+    dataset: DatasetName = "folder"  # "folder" is any folder of videos
+    split: Split | None = None  # None is all of UCF-101, and the training set of Kinetics-600
+    annotations: str | None = None  # of UCF-101 or Kinetics-600, where they do not lie with the videos
+    index: str | None = None  # as magi data index makes it; None is the one in `path`, if there is one
     num_frames: int = 16
     size: int = 64
     min_interval: int = 1
     max_interval: int = 25
-    interval_rule: Literal["clamp", "fixed"] = "clamp"
+    interval_rule: IntervalRule = "clamp"
+    crop: Literal["centre", "random"] = "centre"  # which square of a picture that is none
     flip: bool = True  # mirror half of the clips left to right
     seed: int = 0
-    exclude: tuple[str, ...] = ()  # videos or folders, relative to `path`
+    exclude: tuple[str, ...] = ()  # videos or folders, relative to `path`; or to UCF-101's folder of classes
     max_frames: int = 1000  # of a video that are decoded; longer ones are used up to there
     max_bad_fraction: float = 0.01  # of videos that may be unreadable before the run stops
     bad_files: str | None = None  # where to list these, as JSON lines
@@ -55,17 +62,27 @@ class FolderConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.num_frames < 1 or self.size < 1:
-            raise ValueError(f"num_frames and size must be at least 1, got {self.num_frames} and {self.size}")
-        if not 1 <= self.min_interval <= self.max_interval:
-            raise ValueError(f"need 1 <= min_interval <= max_interval, got {self.min_interval} and {self.max_interval}")
-        interval = self.max_interval if self.interval_rule == "fixed" else self.min_interval
-        if self.max_frames <= (self.num_frames - 1) * interval:
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1, got {self.size}")
+        shape, _ = self.shape, self.selection  # which refuse what does not fit
+        interval = shape.min_interval if shape.rule == "clamp" else shape.max_interval
+        if self.max_frames <= (shape.num_frames - 1) * interval:
             raise ValueError(f"{self.num_frames} frames at interval {interval} exceed max_frames = {self.max_frames}")
         if self.cache_mb < 0:
             raise ValueError(f"cache_mb must not be negative, got {self.cache_mb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction must be between 0 and 1, got {self.max_bad_fraction}")
+
+    @property
+    def shape(self) -> ClipShape:
+        """How clips are laid into videos."""
+        return ClipShape(self.num_frames, self.min_interval, self.max_interval, self.interval_rule)
+
+    @property
+    def selection(self) -> Selection:
+        """Which videos."""
+        annotations = Path(self.annotations) if self.annotations is not None else None
+        return Selection(Path(self.path), self.dataset, self.split, annotations)
 
 
 class TooShort(BadVideo):
@@ -73,82 +90,98 @@ class TooShort(BadVideo):
 
 
 class FolderSource:
-    """A ``ClipSource`` over a folder of videos. All that it remembers saves time or words; no clip depends on it."""
+    """A ``ClipSource`` over a data set of videos. All that it remembers saves time or words; no clip depends on it."""
 
     def __init__(self, config: FolderConfig) -> None:
-        """List the folder and look at a few of its videos.
+        """List the videos, or read their index, and look at a few of them.
 
         Raises:
-            ValueError: no such folder, no videos in it, an `exclude` that excludes nothing, or bad videos only.
+            ValueError: no such folder, no videos of the data set in it, an index of other or of changed data, an
+                `exclude` that excludes nothing, or bad videos only.
         """
         self.config = config
-        self.videos = _listed(config)
+        self.shape = config.shape
+        self.listing = list_videos(config)
         self.bad: dict[Path, str] = {}  # videos met so far that could not be used, and why
         self._short: set[Path] = set()  # those of them that are only too short, which speaks for no damage
         self._opened: set[Path] = set()
         self._damaged: set[Path] = set()
+        self._lengths: dict[int, int] = {}  # of videos that were opened, in frames
         self._cache: dict[Path, DecodedVideo] = {}
         self._free_bytes = config.cache_mb * 2**20
-        for place in np.linspace(0, len(self.videos) - 1, min(FIRST_LOOK, len(self.videos)), dtype=int):
-            path = self.videos[place]
+        count = len(self.listing.entries)
+        for number in np.linspace(0, count - 1, min(FIRST_LOOK, count), dtype=int).tolist():
+            path = self.listing.path(number)
             self._opened.add(path)
             try:
                 probe(path)
             except BadVideo as error:
                 self._note(path, error)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of which videos there are, in order: a run that is resumed with others would see other clips."""
+        return self.listing.fingerprint()
+
     def clips(self, samples: Sequence[int]) -> Clips:
         """Return the clips (B, T, 3, S, S) at these positions, with the intervals that were used.
 
         Raises:
-            ValueError: too many videos turned out to be bad.
+            ValueError: too many videos turned out to be bad, or none is long enough for the interval that was drawn.
         """
         chosen = [self._clip(sample) for sample in samples]
-        video = torch.from_numpy(np.stack([frames for frames, _ in chosen]))  # (B, T, S, S, 3)
+        video = torch.from_numpy(np.stack([frames for frames, _, _ in chosen]))  # (B, T, S, S, 3)
+        labels = [label for _, _, label in chosen if label is not None]
         return Clips(
             video=rearrange(video, "b t h w c -> b t c h w").contiguous(),
-            interval=torch.tensor([interval for _, interval in chosen]),
+            interval=torch.tensor([interval for _, interval, _ in chosen]),
             sample=torch.tensor(list(samples)),
+            label=torch.tensor(labels) if len(labels) == len(chosen) else None,
         )
 
-    def _clip(self, sample: int) -> tuple[Frames, int]:
-        epoch, position = divmod(sample, len(self.videos))
-        order = _permutation(self.config.seed, epoch, len(self.videos))
-        draws = generator(self.config.seed, "folder clip", sample).random(3)
-        for step in range(len(self.videos)):
-            path = self.videos[order[(position + step) % len(self.videos)]]
+    def _clip(self, sample: int) -> tuple[Frames, int, int | None]:
+        """The clip (T, S, S, 3) of this sample, its interval and its label."""
+        draws = draws_of(self.config.seed, sample)
+        for number in candidates(self.config.seed, sample, len(self.listing.entries)):
             try:
-                return self._read(path, draws)
+                frames, interval = self._read(number, draws)
+                return frames, interval, self.listing.entries[number].label
             except BadVideo as error:
-                self._note(path, error)
-        raise AssertionError("a folder without a usable video is refused by _note")
+                self._note(self.listing.path(number), error)
+            except TooFew:  # under "reject", for this draw alone
+                continue
+        longest = max(self._lengths.values())
+        _, interval = self.shape.place(self.config.max_frames, draws)
+        raise ValueError(
+            f"{self.config.path}: no video is long enough for interval {interval}: {self.shape.num_frames} frames need "
+            f"{1 + (self.shape.num_frames - 1) * interval}, the longest has {longest}; lower max_interval, or set "
+            "interval_rule to clamp"
+        )
 
-    def _read(self, path: Path, draws: NDArray[np.float64]) -> tuple[Frames, int]:
-        """Return the clip (T, S, S, 3) and the interval that these draws from [0, 1) choose in this video."""
-        decoded = self._decode(path)
-        indices, interval = self._choose(decoded, draws)
-        frames = decoded.rgb(indices, size=self.config.size)
-        return frames[:, :, ::-1] if self.config.flip and draws[2] < 0.5 else frames, interval
-
-    def _choose(self, decoded: DecodedVideo, draws: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
-        config = self.config
-        num_frames = len(ticks(decoded.times))
-        steps = config.num_frames - 1  # of one interval each, from the first frame of a clip to its last
-        largest = config.max_interval
-        if config.interval_rule == "clamp" and steps:
-            largest = max(config.min_interval, min(largest, (num_frames - 1) // steps))
-        if num_frames <= steps * largest:
-            needed = f"{config.num_frames} at interval {largest} need {steps * largest + 1}"
-            raise TooShort(decoded.path, f"is too short: it has {num_frames} frames, {needed}")
-        interval = config.min_interval + int(draws[0] * (largest - config.min_interval + 1))
-        start = int(draws[1] * (num_frames - steps * interval))
-        return clip_indices(decoded.times, start=start, interval=interval, count=config.num_frames), interval
+    def _read(self, number: int, draws: Draws) -> tuple[Frames, int]:
+        """Return the clip (T, S, S, 3) and the interval that these draws choose in this video."""
+        path, decoded = self.listing.path(number), None
+        if number not in self._lengths:
+            decoded = self._decode(path)
+            self._lengths[number] = len(ticks(decoded.times))
+        length = self._lengths[number]
+        if length < self.shape.shortest:
+            needed = f"{self.shape.num_frames} at interval {self.shape.min_interval} need {self.shape.shortest}"
+            raise TooShort(path, f"is too short: it has {length} frames, {needed}")
+        start, interval = self.shape.place(length, draws)
+        decoded = decoded or self._decode(path)
+        indices = clip_indices(decoded.times, start=start, interval=interval, count=self.shape.num_frames)
+        if self.config.crop == "random":
+            frames = decoded.rgb(indices, size=self.config.size, top=draws.top, left=draws.left)
+        else:
+            frames = decoded.rgb(indices, size=self.config.size)
+        return frames[:, :, ::-1] if self.config.flip and draws.flip < 0.5 else frames, interval
 
     def _decode(self, path: Path) -> DecodedVideo:
         if path in self._cache:
             return self._cache[path]
         self._opened.add(path)
-        decoded = decode_video(path, max_frames=self.config.max_frames)
+        decoded = open_video(path, max_frames=self.config.max_frames)
         if decoded.problem is not None and path not in self._damaged:
             self._damaged.add(path)
             warnings.warn(f"only the beginning is used of {path}: {decoded.problem}", stacklevel=2)
@@ -169,12 +202,10 @@ class FolderSource:
         warnings.warn(f"not used: {path}: {reason}", stacklevel=2)
         if self.config.bad_files is not None:
             _append_once(Path(self.config.bad_files), {"path": str(path), "reason": reason})
-        trusted = max(len(self._opened), min(len(self.videos), FAIR_SAMPLE))
-        tolerated = max(TOLERATED, self.config.max_bad_fraction * trusted)
-        if len(self.bad) == len(self.videos):
-            raise ValueError(
-                f"{self.config.path}: none of its {len(self.videos)} videos can be used. The last: {error}"
-            )
+        count = len(self.listing.entries)
+        tolerated = max(TOLERATED, self.config.max_bad_fraction * max(len(self._opened), min(count, FAIR_SAMPLE)))
+        if len(self.bad) == count:
+            raise ValueError(f"{self.config.path}: none of its {count} videos can be used. The last: {error}")
         damaged = len(self.bad) - len(self._short)
         if damaged > tolerated:
             raise ValueError(
@@ -187,22 +218,43 @@ class FolderSource:
         return self.__dict__ | {"_cache": {}, "_free_bytes": self.config.cache_mb * 2**20}
 
 
-def _listed(config: FolderConfig) -> list[Path]:
-    root = Path(config.path)
-    if not root.is_dir():
-        raise ValueError(f"{root} is a file, not a folder of videos" if root.exists() else f"{root} does not exist")
-    videos = find_videos(root)
-    if not videos:
-        raise ValueError(f"{root} holds no video files and no folders of numbered images")
-    excluded = {Path(name) for name in config.exclude}
-    names = {path: path.relative_to(root) for path in videos}
-    unknown = excluded - {place for name in names.values() for place in (name, *name.parents)}
+def list_videos(config: FolderConfig) -> Listing:
+    """Return the videos that `config` names, from their index if there is one.
+
+    Raises:
+        ValueError: see `FolderSource`.
+    """
+    selection = config.selection
+    file = Path(config.index) if config.index is not None else index_file(selection)
+    if config.index is not None or file.exists():
+        listing = load_index(selection, file).listing
+    else:
+        chosen, found = look(selection)
+        for remark in chosen.remarks:
+            warnings.warn(remark, stacklevel=2)
+        if len(found.videos) >= MANY:
+            warnings.warn(
+                f"{len(found.videos)} files were looked at; magi data index does it once and for all", stacklevel=2
+            )
+        listing = chosen.listing
+    return _without(listing, config.exclude) if config.exclude else listing
+
+
+def _without(listing: Listing, exclude: tuple[str, ...]) -> Listing:
+    excluded = {PurePosixPath(Path(name).as_posix()) for name in exclude}
+    kept: list[Entry] = []
+    met: set[PurePosixPath] = set()
+    for entry in listing.entries:
+        name = PurePosixPath(entry.name)
+        names = excluded & {name, *name.parents}
+        met |= names
+        kept += [] if names else [entry]
+    unknown = excluded - met
     if unknown:
-        raise ValueError(f"exclude names what is not in {root}: {', '.join(sorted(map(str, unknown)))}")
-    kept = [path for path in videos if excluded.isdisjoint((names[path], *names[path].parents))]
+        raise ValueError(f"exclude names what is not in {listing.root}: {', '.join(sorted(map(str, unknown)))}")
     if not kept:
-        raise ValueError(f"exclude leaves none of the {len(videos)} videos in {root}")
-    return kept
+        raise ValueError(f"exclude leaves none of the {len(listing.entries)} videos in {listing.root}")
+    return Listing(listing.root, tuple(kept), listing.classes)
 
 
 def _append_once(file: Path, record: dict[str, str]) -> None:
@@ -213,8 +265,3 @@ def _append_once(file: Path, record: dict[str, str]) -> None:
         lines.seek(0)
         if line not in lines:
             lines.write(line)
-
-
-@lru_cache(maxsize=2)  # a batch may reach into the next epoch
-def _permutation(seed: int, epoch: int, num_videos: int) -> NDArray[np.int64]:
-    return generator(seed, "folder order", epoch).permutation(num_videos)

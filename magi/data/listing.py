@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+EXAMPLES = 3  # names that stand for many in a message
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A video of a data set."""
 
@@ -16,6 +19,7 @@ class Entry:
     num_bytes: int | None = (
         None  # of its file when the index was built; None for a folder of pictures, or where unknown
     )
+    num_frames: int | None = None  # that intervals are laid into; None where nobody has counted
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,32 @@ class Listing:
         for entry in self.entries:
             digest.update(repr((entry.name, entry.label, entry.num_bytes)).encode())
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Where the videos of a data set are to be looked for, and what says which of them belong to it."""
+
+    root: Path
+    tops: tuple[str, ...] = ("",)  # folders below the root that hold all of them; "" is the root itself
+    annotations: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The videos of a data set that were found, and what is odd about it."""
+
+    listing: Listing
+    missing: tuple[str, ...] = ()  # videos that the annotations name and the disk does not have
+    unlisted: tuple[str, ...] = ()  # videos on the disk that no annotation names
+    remarks: tuple[str, ...] = ()  # for the user, each in one line
+
+
+def in_order(name: str) -> list[str]:
+    """Sort by this: folder by folder, so that "a/z" comes before "a b/a"."""
+    return name.split("/") if name != "." else []  # the root itself, a folder of pictures
+
+
+def examples(names: Sequence[str]) -> str:
+    """The first few of many names, for a message."""
+    return ", ".join(names[:EXAMPLES]) + (" ..." if len(names) > EXAMPLES else "")

@@ -27,13 +27,16 @@ def resize(frames: Frames, height: int, width: int) -> Frames:
     return np.ascontiguousarray(rearrange(pictures, "t c h w -> t h w c").numpy())
 
 
-def fit(frames: Frames, size: int) -> Frames:
-    """Return frames (T, H, W, 3) as squares (T, S, S, 3), S = `size`: the short side becomes S, the long one is cut."""
+def fit(frames: Frames, size: int, *, top: float = 0.5, left: float = 0.5) -> Frames:
+    """Return frames (T, H, W, 3) as squares (T, S, S, 3), S = `size`: the short side becomes S, the long one is cut.
+
+    `top` and `left` say where, from 0 for the upper or left edge to 1 for the other one; the default is the middle.
+    """
     height, width = frames.shape[1:3]
     scale = size / min(height, width)
     frames = resize(frames, max(size, round(height * scale)), max(size, round(width * scale)))
-    top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
-    return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+    row, column = int(top * (frames.shape[1] - size)), int(left * (frames.shape[2] - size))
+    return np.ascontiguousarray(frames[:, row : row + size, column : column + size])
 
 
 def tile(videos: Sequence[Frames], *, columns: int | None = None, gap: int = 2, fill: int = 255) -> Frames:

@@ -81,8 +81,15 @@ class DecodedVideo:
     convert: Callable[[Any], Frames]  # to (H, W, 3)
     num_bytes: int  # that the pictures take in memory
 
-    def rgb(self, indices: Sequence[int] | NDArray[np.int64] | None = None, *, size: int | None = None) -> Frames:
-        """Return these frames (default: all) as (T, H, W, 3), or fitted to (T, S, S, 3) with S = `size`.
+    def rgb(
+        self,
+        indices: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        size: int | None = None,
+        top: float = 0.5,
+        left: float = 0.5,
+    ) -> Frames:
+        """Return these frames (default: all) as (T, H, W, 3), or cut to (T, S, S, 3) with S = `size` (see `fit`).
 
         Raises:
             BadVideo: a frame cannot be converted, or differs in size from the others.
@@ -90,7 +97,7 @@ class DecodedVideo:
         frames = [self.convert(self.pictures[i]) for i in (range(len(self.pictures)) if indices is None else indices)]
         if len({frame.shape for frame in frames}) > 1:
             raise BadVideo(self.path, f"holds images of several sizes: {sorted({frame.shape[:2] for frame in frames})}")
-        return np.stack(frames) if size is None else fit(np.stack(frames), size)
+        return np.stack(frames) if size is None else fit(np.stack(frames), size, top=top, left=left)
 
 
 def find_videos(root: str | Path) -> list[Path]:
