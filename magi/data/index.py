@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,7 @@ VERSION = 1
 CHECKED_VIDEOS, CHECKED_FOLDERS = 64, 8  # that are compared with the disk when an index is loaded
 LARGE = 5_000  # videos in a folder that is not listed for that
 Note = Callable[[int, int], None]
+Counted = tuple[int | None, int | None, str | None]  # bytes, frames, and why there are none
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,10 @@ def build_index(
         listing = chosen.listing
         unreadable: dict[str, str] = {}
         if count:
-            before = _read(file, "")[1] if _is_sound(file) else []
-            listing, unreadable = _count(listing, journal, before=before, workers=workers, note=note)
+            listing, unreadable = count_listing(
+                listing, _counted_before(file, journal), workers=workers, note=note,
+                keep=lambda counted: journal.add({"counted": counted}),
+            )  # fmt: skip
     header = work | {
         "classes": listing.classes, "videos": len(listing.entries), "counted": count,
         "missing": len(chosen.missing), "unlisted": len(chosen.unlisted), "folders": found.folders,
@@ -107,6 +111,37 @@ def load_index(selection: Selection, file: Path) -> Index:
     except FileNotFoundError:
         raise ValueError(f"there is no index {file}; {_remedy(selection, file)}") from None
     return _load(selection, file, (stat.st_mtime_ns, stat.st_size))
+
+
+def count_listing(
+    listing: Listing,
+    known: Mapping[str, Counted] | None = None,
+    *,
+    workers: int = 1,
+    note: Note = lambda done, total: None,
+    keep: Callable[[dict[str, Counted]], None] = lambda counted: None,
+) -> tuple[Listing, dict[str, str]]:
+    """Count the frames of every video; returns the listing with them, and the videos that cannot be read with reasons.
+
+    Args:
+        listing: the videos.
+        known: bytes, frames and reason by name, of videos that need not be opened again if their size is the same.
+        workers: processes.
+        note: is told how many of how many are counted.
+        keep: is told what was counted, as in `known`, every few videos.
+    """
+    sizes = {entry.name: entry.num_bytes for entry in listing.entries}
+    done = {name: value for name, value in (known or {}).items() if sizes.get(name, -1) == value[0]}
+    left = [number for number, entry in enumerate(listing.entries) if entry.name not in done]
+    for start, counts in count_all([listing.path(number) for number in left], workers=workers):
+        names = [listing.entries[number].name for number in left[start : start + CHUNK]]
+        counted = {name: (sizes[name], *count) for name, count in zip(names, counts, strict=True)}
+        keep(counted)
+        done.update(counted)
+        note(len(done), len(listing.entries))
+    entries = tuple(replace(entry, num_frames=done[entry.name][1]) for entry in listing.entries)
+    bad = {entry.name: str(done[entry.name][2]) for entry in entries if entry.num_frames is None}
+    return replace(listing, entries=entries), bad
 
 
 @lru_cache(maxsize=1)  # a run opens its data more than once
@@ -147,11 +182,14 @@ def _read(file: Path, remedy: str) -> tuple[dict[str, Any], list[list[Any]]]:
     return header, json.loads(b"[" + data[first : last - 1].replace(b"\n", b",") + b"]")
 
 
-def _is_sound(file: Path) -> bool:
-    try:
-        return bool(_read(file, ""))
-    except (ValueError, FileNotFoundError):
-        return False
+def _counted_before(file: Path, journal: Journal) -> dict[str, Counted]:
+    """What an older index and a run that was stopped have counted. What could not be read then is tried again."""
+    known: dict[str, Counted] = {}
+    with suppress(ValueError, FileNotFoundError):  # none, or none that can be used: it is to be written anew
+        known = {row[0]: (row[2], row[3], None) for row in _read(file, "")[1] if row[3] is not None}
+    for record in journal.records:
+        known.update({name: (*value,) for name, value in record.get("counted", {}).items()})
+    return known
 
 
 def _changes(listing: Listing, folders: Mapping[str, int], *, key: int) -> Iterator[str]:
@@ -176,27 +214,6 @@ def _changes(listing: Listing, folders: Mapping[str, int], *, key: int) -> Itera
         for below in new:
             if look_into(path / below).videos:
                 yield f"{path / below} is new"
-
-
-def _count(
-    listing: Listing, journal: Journal, *, before: list[list[Any]], workers: int, note: Note
-) -> tuple[Listing, dict[str, str]]:
-    """The listing with the frames of every video, and those that cannot be read."""
-    known = {row[0]: [row[2], row[3], None] for row in before if row[3] is not None}  # by name: bytes, frames, reason
-    for record in journal.records:
-        known.update(record.get("counted", {}))
-    sizes = {entry.name: entry.num_bytes for entry in listing.entries}
-    known = {name: value for name, value in known.items() if name in sizes and sizes[name] == value[0]}
-    left = [number for number, entry in enumerate(listing.entries) if entry.name not in known]
-    for start, counts in count_all([listing.path(number) for number in left], workers=workers):
-        names = [listing.entries[number].name for number in left[start : start + CHUNK]]
-        counted = {name: [sizes[name], *count] for name, count in zip(names, counts, strict=True)}
-        journal.add({"counted": counted})
-        known.update(counted)
-        note(len(known), len(listing.entries))
-    entries = tuple(replace(entry, num_frames=known[entry.name][1]) for entry in listing.entries)
-    bad = {entry.name: known[entry.name][2] for entry in entries if entry.num_frames is None}
-    return replace(listing, entries=entries), bad
 
 
 def _identity(selection: Selection, tree: Tree, file: Path) -> dict[str, Any]:

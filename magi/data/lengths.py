@@ -144,13 +144,17 @@ def drawn_intervals(lengths: NDArray[np.int64], shape: ClipShape, *, seed: int, 
         samples: how many clips.
     """
     counts = np.zeros(shape.max_interval - shape.min_interval + 1, dtype=np.int64)
+    longest = int(lengths.max())
     for sample in range(samples):
         draws = draws_of(seed, sample)
-        for video in candidates(seed, sample, len(lengths)):
-            try:
-                _, interval = shape.place(int(lengths[video]), draws)
-            except TooFew:
-                continue
-            counts[interval - shape.min_interval] += 1
-            break
+        if shape.rule == "clamp":
+            used = (int(lengths[video]) for video in candidates(seed, sample, len(lengths)))
+            length = next((length for length in used if length >= shape.shortest), longest)
+        else:
+            length = longest  # whichever video it comes from: the interval was drawn before
+        try:
+            _, interval = shape.place(length, draws)
+        except TooFew:
+            continue
+        counts[interval - shape.min_interval] += 1
     return counts
