@@ -106,11 +106,28 @@ def load_index(selection: Selection, file: Path) -> Index:
     Raises:
         ValueError: not an index, a damaged one, or one of other data or of data that have changed; with what to do.
     """
-    try:
-        stat = file.stat()
-    except FileNotFoundError:
-        raise ValueError(f"there is no index {file}; {_remedy(selection, file)}") from None
-    return _load(selection, file, (stat.st_mtime_ns, stat.st_size))
+    remedy = _remedy(selection, file)
+    if not file.is_file():
+        raise ValueError(f"there is no index {file}; {remedy}")
+    stat, tree = file.stat(), find_tree(selection)
+    header, entries, unreadable = _load(file, (stat.st_mtime_ns, stat.st_size), remedy)
+    for name, value in json.loads(json.dumps(_identity(selection, tree, file))).items():
+        if header.get(name) != value:
+            was, now = _brief(header.get(name)), _brief(value)
+            raise ValueError(f"{file} is an index of {name} {was}, not of {now}; {remedy}")
+    listing = Listing(tree.root, entries, tuple(header["classes"]))
+    changed = next(_changes(listing, header["folders"], key=stat.st_size), None)
+    if changed is not None:
+        raise ValueError(f"{file} is out of date: {changed}; {remedy}")
+    return Index(listing, unreadable, header["missing"], header["unlisted"], header["counted"])
+
+
+@lru_cache(maxsize=1)  # a run opens its data more than once
+def _load(
+    file: Path, version: tuple[int, int], remedy: str
+) -> tuple[dict[str, Any], tuple[Entry, ...], dict[str, str]]:
+    header, rows = _read(file, remedy)
+    return header, tuple(Entry(*row[:4]) for row in rows), {row[0]: row[4] for row in rows if len(row) > 4}
 
 
 def count_listing(
@@ -142,26 +159,6 @@ def count_listing(
     entries = tuple(replace(entry, num_frames=done[entry.name][1]) for entry in listing.entries)
     bad = {entry.name: str(done[entry.name][2]) for entry in entries if entry.num_frames is None}
     return replace(listing, entries=entries), bad
-
-
-@lru_cache(maxsize=1)  # a run opens its data more than once
-def _load(selection: Selection, file: Path, version: tuple[int, int]) -> Index:
-    header, rows = _read(file, _remedy(selection, file))
-    tree = find_tree(selection)
-    expected = _identity(selection, tree, file)
-    for name, value in json.loads(json.dumps(expected)).items():
-        if header.get(name) != value:
-            raise ValueError(
-                f"{file} is an index of {name} {_brief(header.get(name))}, not of {_brief(value)}; "
-                f"{_remedy(selection, file)}"
-            )
-    entries = tuple(Entry(*row[:4]) for row in rows)
-    unreadable = {row[0]: row[4] for row in rows if len(row) > 4}
-    listing = Listing(tree.root, entries, tuple(header["classes"]))
-    changed = next(_changes(listing, header["folders"], key=version[1]), None)
-    if changed is not None:
-        raise ValueError(f"{file} is out of date: {changed}; {_remedy(selection, file)}")
-    return Index(listing, unreadable, header["missing"], header["unlisted"], header["counted"])
 
 
 def _read(file: Path, remedy: str) -> tuple[dict[str, Any], list[list[Any]]]:
@@ -202,8 +199,9 @@ def _changes(listing: Listing, folders: Mapping[str, int], *, key: int) -> Itera
         elif entry.num_bytes is not None and (size := path.stat().st_size if path.exists() else 0) != entry.num_bytes:
             yield f"{path} has {size} bytes, and had {entry.num_bytes}"
     names = sorted(name for name, count in folders.items() if 0 <= count <= LARGE)
-    for place in [0, *random.permutation(len(names))[:CHECKED_FOLDERS].tolist()][: len(names)]:
-        name, path = names[place], listing.root / names[place]
+    some = [names[place] for place in random.permutation(len(names))[:CHECKED_FOLDERS]]
+    for name in dict.fromkeys([*names[:1], *some]):  # the first is the one that holds the others
+        path = listing.root / name
         if not path.is_dir():
             yield f"{path} is gone"
             continue

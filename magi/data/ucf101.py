@@ -84,7 +84,7 @@ def choose(tree: Tree, found: Found, *, split: str) -> Chosen:
     everything = {key: name for videos in listed.values() for key, name in videos.items()}
     complete = len(listed) == 2  # only both lists together name every video
     wanted = listed[split[:-2]] if split != "all" else (everything if complete else {})
-    kept = [by_key[key] for key in by_key if key in wanted] if split != "all" else list(by_key.values())
+    kept = [video for key, video in by_key.items() if key in wanted or (split == "all" and not complete)]
     if not kept:
         raise ValueError(f"none of the {len(wanted)} videos of split {split} is in {tree.root}: is it UCF-101?")
     order = {name: place for place, (name, _) in enumerate(found.videos)}
