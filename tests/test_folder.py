@@ -116,6 +116,20 @@ def test_rejection_makes_all_intervals_alike(folder: Path) -> None:
     assert {shown(clip)[0] for clip in clips.video[clips.interval == 19]} == {7}, "77 frames are needed"
 
 
+def test_a_video_that_was_too_short_is_not_decoded_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its length is remembered, so that passing it over costs nothing: one opening per clip, and one per video."""
+    import magi.data.folder as module
+
+    opened: list[Path] = []
+    open_video = module.open_video
+    monkeypatch.setattr(module, "open_video", lambda path, **o: opened.append(path) or open_video(path, **o))
+    settings = config(folder, interval_rule="reject", cache_mb=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        FolderSource(settings).clips(range(100))
+    assert 100 <= len(opened) <= 108
+
+
 def test_rejection_needs_a_video_for_every_interval(folder: Path) -> None:
     """4 frames at interval 27 need 82, and the longest has 80: said when it is drawn, since no video may stand in."""
     settings = config(folder, interval_rule="reject", min_interval=1, max_interval=27)

@@ -22,6 +22,7 @@ from magi.data import index, lengths, scan
 from magi.data.catalogue import Selection, look
 from magi.data.folder import FolderConfig, FolderSource
 from magi.data.index import build_index, index_file, load_index
+from magi.data.journal import Journal
 from magi.data.lengths import count_all, drawn_intervals, expected_shares, videos_that_fit
 from magi.data.order import ClipShape
 from magi.video import find_videos
@@ -166,6 +167,26 @@ def test_a_killed_build_goes_on_where_it_was(after: int, ucf: Selection, monkeyp
     resumed = file.read_bytes()
     build_index(ucf, file)
     assert len(looked) == 5 - after + 5 and file.read_bytes() == resumed
+
+
+def test_a_journal_may_be_cut_anywhere(tmp_path: Path) -> None:
+    """What is left of it is a beginning of its records, and what is added then can be read again; of another work,
+    nothing is believed."""
+    path, work = tmp_path / "journal", {"of": "this"}
+    with Journal(path, work) as journal:
+        for number in range(4):
+            journal.add({"n": number})
+    whole = path.read_bytes()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        with Journal(path, work) as journal:
+            kept = list(journal.records)
+            journal.add({"n": "more"})
+        assert kept == [{"n": number} for number in range(max(0, whole[:length].count(b"\n") - 1))]
+        with Journal(path, work) as journal:
+            assert journal.records == [*kept, {"n": "more"}]
+    with Journal(path, {"of": "that"}) as journal:
+        assert journal.records == []
 
 
 def test_a_folder_that_changed_meanwhile_is_looked_into_again(ucf: Selection) -> None:

@@ -96,6 +96,17 @@ def test_what_is_missing_or_too_much_is_named(tmp_path: Path) -> None:
     assert len(whole.listing.entries) == 30 and not set(extra) & set(names(whole.listing))
 
 
+def test_the_spelling_of_a_class_does_not_count(tmp_path: Path) -> None:
+    """The disk has HandstandPushups/v_HandStandPushups_...; lists that spell the file like the folder mean it too."""
+    root = ucf_tree(tmp_path)
+    lists = root / "ucfTrainTestlist"
+    for name in ("trainlist01.txt", "testlist01.txt"):
+        write(lists / name, (lists / name).read_bytes().replace(b"HandStand", b"Handstand"))
+    one = chosen(root, split="train01")
+    assert one.missing == one.unlisted == () and len(one.listing.entries) == 24
+    assert ucf_name("HandstandPushups", 2, 1) in names(one.listing), "as the disk spells it"
+
+
 def test_a_test_video_is_not_too_much_for_training(tree: Path) -> None:
     """What the other list of the split has is rightly on the disk."""
     assert chosen(tree, split="train01").unlisted == chosen(tree, split="test01").unlisted == ()
