@@ -121,8 +121,8 @@ def test_a_video_that_was_too_short_is_not_decoded_again(folder: Path, monkeypat
     import magi.data.folder as module
 
     opened: list[Path] = []
-    open_video = module.open_video
-    monkeypatch.setattr(module, "open_video", lambda path, **o: opened.append(path) or open_video(path, **o))
+    open_one = module.opened
+    monkeypatch.setattr(module, "opened", lambda path, **o: opened.append(path) or open_one(path, **o))
     settings = config(folder, interval_rule="reject", cache_mb=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -248,13 +248,13 @@ def test_the_cache_is_bounded_and_saves_decoding(folder: Path, monkeypatch: pyte
     import magi.data.folder as module
 
     decoded: Counter[Path] = Counter()
-    open_video = module.open_video
+    open_one = module.opened
 
     def counting(path: Path, **options: Any) -> Any:
         decoded[path] += 1
-        return open_video(path, **options)
+        return open_one(path, **options)
 
-    monkeypatch.setattr(module, "open_video", counting)
+    monkeypatch.setattr(module, "opened", counting)
     FolderSource(config(folder, cache_mb=64)).clips(range(24))
     assert set(decoded.values()) == {1} and len(decoded) == 8
     decoded.clear()

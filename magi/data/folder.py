@@ -22,7 +22,7 @@ from magi.choices import check_choices
 from magi.data.catalogue import DatasetName, Selection, Split, look
 from magi.data.clips import Clips
 from magi.data.index import index_file, load_index
-from magi.data.lengths import open_video
+from magi.data.lengths import opened
 from magi.data.listing import Entry, Listing
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
 from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, probe, ticks
@@ -181,7 +181,7 @@ class FolderSource:
         if path in self._cache:
             return self._cache[path]
         self._opened.add(path)
-        decoded = open_video(path, max_frames=self.config.max_frames)
+        decoded = opened(path, max_frames=self.config.max_frames)
         if decoded.problem is not None and path not in self._damaged:
             self._damaged.add(path)
             warnings.warn(f"only the beginning is used of {path}: {decoded.problem}", stacklevel=2)

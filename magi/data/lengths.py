@@ -22,7 +22,7 @@ CHUNK = 32  # videos that a process counts before it reports
 Count = tuple[int | None, str | None]  # frames, or why there are none
 
 
-def open_video(path: Path, *, max_frames: int | None) -> DecodedVideo:
+def opened(path: Path, *, max_frames: int | None) -> DecodedVideo:
     """Open a video for its times and for some of its frames: the one place that decides how."""
     return decode_video(path, max_frames=max_frames)
 
@@ -33,7 +33,7 @@ def count_frames(path: Path, *, max_frames: int | None = None) -> int:
     Raises:
         BadVideo: it cannot be read.
     """
-    return len(ticks(open_video(path, max_frames=max_frames).times))
+    return len(ticks(opened(path, max_frames=max_frames).times))
 
 
 def count_all(

@@ -89,7 +89,7 @@ class DecodedVideo:
         top: float = 0.5,
         left: float = 0.5,
     ) -> Frames:
-        """Return these frames (default: all) as (T, H, W, 3), or cut to (T, S, S, 3) with S = `size` (see `fit`).
+        """Return these frames (default: all) as (T, H, W, 3), or fitted to (T, S, S, 3) with S = `size` (see `fit`).
 
         Raises:
             BadVideo: a frame cannot be converted, or differs in size from the others.
