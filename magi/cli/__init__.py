@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
     "tokenizer": ("magi.cli.tokenizer", "train the autoencoder that a model works in: magi tokenizer train"),
     "data": ("magi.cli.data", "index a data set, and report what training makes of it: magi data index, report"),
+    "encode": ("magi.cli.encode", "turn videos into latents once, for training to read: a latent cache"),
     "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),
     "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),

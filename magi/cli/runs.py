@@ -19,9 +19,12 @@ import tyro
 from magi.cli.arguments import asks_for_help, parse, split_name
 from magi.cli.settings import read_flags, write_settings
 from magi.data.folder import FolderConfig
+from magi.data.latent_store import is_store, read_store
+from magi.data.latents import LatentConfig
 from magi.data.world import WorldConfig
 from magi.distributed import Device, Distributed, session
 from magi.experiments.data import DataConfig
+from magi.experiments.encode import rule_of
 from magi.training.loop import Interrupted
 
 
@@ -87,32 +90,53 @@ def resolve(
     if found.data is not None:
         run = replace(run, data=train_on(run.data, found.data))
     from_files = [flag for file in found.config for flag in read_flags(file, run)]
-    on_data = data_flags(found.data) if found.data is not None else []
+    on_data = data_flags(found.data, names_tokenizer=hasattr(run, "tokenizer")) if found.data is not None else []
     default = kind(out=tyro.MISSING, run=run)
     return parse(type(default), [*from_files, *on_data, *flags], usage=f"{verb} [PRESET]", default=default)
 
 
 def train_on(data: DataConfig, place: str) -> DataConfig:
-    """`--data` in a preset: the same clips as before, from a folder of videos or from the procedural world."""
+    """`--data` in a preset: the same clips as before, from a folder of videos, their latents, or the world."""
     kept = ("size", "num_frames", "min_interval", "max_interval")
     shape: dict[str, Any] = {name: getattr(data.chosen, name) for name in kept}
     if place == "world":
         return data if data.kind == "world" else DataConfig(kind="world", world=WorldConfig(**shape))
+    if is_store(place):
+        # what was done to the frames is the cache's business; which clips to make of them is the preset's
+        recipe = read_store(place).recipe
+        rules: dict[str, Any] = {"seed": data.chosen.seed}
+        if data.kind == "folder":
+            rules["interval_rule"] = rule_of(data.folder)
+        return DataConfig(
+            kind="latents", latents=LatentConfig(path=place, crop=recipe.crop, flip=recipe.flip, **shape, **rules)
+        )
     folder = data.folder if data.kind == "folder" else FolderConfig(path=place, **shape)
     return DataConfig(kind="folder", folder=replace(folder, path=place))
 
 
-def data_flags(place: str) -> list[str]:
-    """`--data` as flags, so that it overrules settings files."""
-    return ["--data.kind", "world"] if place == "world" else ["--data.kind", "folder", "--data.folder.path", place]
+def data_flags(place: str, *, names_tokenizer: bool) -> list[str]:
+    """`--data` as flags, so that it overrules settings files; with latents comes the tokenizer that made them."""
+    if place == "world":
+        return ["--data.kind", "world"]
+    if not is_store(place):
+        return ["--data.kind", "folder", "--data.folder.path", place]
+    tokenizer = ["--tokenizer", read_store(place).tokenizer] if names_tokenizer else []
+    return ["--data.kind", "latents", "--data.latents.path", place, *tokenizer]
 
 
-def check_data(data: DataConfig) -> None:
-    """Refuse a folder without videos, or with none that is long enough, before anything is written."""
+def check_data(data: DataConfig, *, pixels: bool = False) -> None:
+    """Refuse a folder without videos, or with none that is long enough, before anything is written.
+
+    Args:
+        data: settings.
+        pixels: whether latents will not do.
+    """
     if data.kind == "folder" and not data.folder.path:
         raise ValueError("which videos? Give --data FOLDER, or --data world for the procedural world")
-    source = data.source()
-    if data.kind == "folder":
+    if data.kind == "latents" and not data.latents.path:
+        raise ValueError("which latents? Give --data FOLDER, one that magi encode has made")
+    source = data.source() if pixels else data.training_source()
+    if data.kind != "world":
         source.clips([0])  # one that is long enough is there
 
 

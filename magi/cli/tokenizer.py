@@ -42,7 +42,7 @@ def main(words: Sequence[str]) -> int:
     if rest is words and not asks_for_help(words):
         raise ValueError(f"there is one thing to do with a tokenizer: magi {verb}")
     arguments = resolve(TokenizerArguments, rest, verb=verb, presets=TOKENIZERS, fallback=AutoencoderRun())
-    check_data(arguments.run.data)
+    check_data(arguments.run.data, pixels=True)
     return execute(
         arguments,
         lambda distributed: train_autoencoder(arguments.run, run_dir=arguments.out, distributed=distributed),

@@ -37,6 +37,14 @@ class LatentClips:
     label: Tensor | None = None  # (B,) int64, as in `Clips`
 
 
+class LatentClipSource(Protocol):
+    """A source of clips that were encoded before: it has no pixels."""
+
+    def clips(self, samples: Sequence[int]) -> LatentClips:
+        """Return the latents of the clips at these positions, the same ones at every call."""
+        ...
+
+
 class ClipSource(Protocol):
     """Anything that can be trained on: a pure function from positions to clips."""
 

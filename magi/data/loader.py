@@ -13,18 +13,22 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from magi.data.clips import Clips, ClipSource
+from magi.data.clips import Clips, ClipSource, LatentClips, LatentClipSource
+
+Source: TypeAlias = ClipSource | LatentClipSource
 
 
 def batches(
-    source: ClipSource, *, batch_size: int, start: int, rank: int = 0, world_size: int = 1, workers: int = 0
-) -> Generator[Clips, None, None]:
+    source: Source, *, batch_size: int, start: int, rank: int = 0, world_size: int = 1, workers: int = 0
+) -> Generator[Any, None, None]:
     """Yield this rank's part of the global batches from sample `start` on, without end; closing it ends the workers.
+
+    A batch is what the source makes, `Clips` or `LatentClips`.
 
     Args:
         source: where clips come from.
@@ -50,9 +54,7 @@ def batches(
     return (source.clips(samples) for samples in positions)
 
 
-def _prepared_ahead(
-    source: ClipSource, positions: Iterator[Sequence[int]], workers: int
-) -> Generator[Clips, None, None]:
+def _prepared_ahead(source: Source, positions: Iterator[Sequence[int]], workers: int) -> Generator[Any, None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Batches(source),
         sampler=positions,  # each of its items is a whole batch, which one worker makes
@@ -84,10 +86,10 @@ def _deferred_signals() -> Iterator[None]:
 
 
 class _Batches(Dataset[Any]):
-    def __init__(self, source: ClipSource) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
 
-    def __getitem__(self, samples: Sequence[int]) -> Clips | ValueError:
+    def __getitem__(self, samples: Sequence[int]) -> Clips | LatentClips | ValueError:
         try:
             return self.source.clips(samples)
         except ValueError as error:  # for the main process to raise: from here, its one line would come in a traceback

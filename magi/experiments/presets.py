@@ -70,6 +70,8 @@ def own_tokenizer(run: VideoRun) -> AutoencoderRun:
     Raises:
         ValueError: no autoencoder of this package makes such latents of such frames.
     """
+    if run.data.kind == "latents":
+        raise ValueError("latents have a tokenizer already: give it with --tokenizer, or the cache with --data")
     data, height = run.data.chosen, run.model.latent_height
     # wider where there is more to see than discs; both were sized for 64 and 256 pixels
     channels = (32, 48, 96) if data.size < 128 else (64, 128, 256)

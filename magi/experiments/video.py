@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from magi.data.clips import BEYOND, Clips
+from magi.data.clips import BEYOND, Clips, LatentClips
+from magi.data.latent_store import read_store
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig, stream
 from magi.experiments.publish import publish
@@ -20,12 +22,13 @@ from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
 from magi.sampling.video import generate
-from magi.tokenizers.protocol import Tokenizer, latent_frames, pixel_frames, to_pixels
+from magi.seeds import generator
+from magi.tokenizers.protocol import Posterior, Tokenizer, latent_frames, pixel_frames, to_pixels, to_video
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
 from magi.video import Frames, tile, write_gif
 
-Prepare = Callable[[Clips, int], tuple[Tensor, Tensor, TrainingDraws]]
+Prepare = Callable[[Clips | LatentClips, int], tuple[Tensor, Tensor, TrainingDraws]]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class VideoRun:
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     """How the released model samples unless told otherwise."""
+    sample_latents: bool = False
+    """Draw the latents of a clip from the tokenizer's posterior, anew in every epoch, instead of taking its mean."""
     watch_clips: int = 4
     """Clips to continue and show at every evaluation; 0 shows none."""
 
@@ -67,6 +72,23 @@ def check_fit(run: VideoRun, tokenizer: Tokenizer) -> None:
             f"data intervals reach {data.max_interval}; the model embeds 1..{model.max_interval}: "
             "raise --model.max-interval"
         )
+    if run.data.kind == "latents":
+        check_cache(run.data.latents.path, run.tokenizer, tokenizer)
+
+
+def check_cache(path: str, name: str, tokenizer: Tokenizer) -> None:
+    """Refuse latents that another tokenizer made: the model would be released with one that cannot decode them.
+
+    Raises:
+        ValueError: naming both tokenizers.
+    """
+    store, own = read_store(path), fingerprint(tokenizer)
+    if store.recipe.tokenizer != own:
+        raise ValueError(
+            f"the latents in {path} were made by tokenizer {store.tokenizer!r}, fingerprint "
+            f"{store.recipe.tokenizer[:12]}; this is {name!r}, fingerprint {own[:12]}: give --tokenizer the one, or "
+            "encode anew with the other"
+        )
 
 
 def train_video(
@@ -78,14 +100,17 @@ def train_video(
     if isinstance(tokenizer, nn.Module):
         tokenizer.to(distributed.device)
     torch.manual_seed(run.train.seed)
-    model, source = Magi(run.model), run.data.source()
+    model, source = Magi(run.model), run.data.training_source()
+    # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
+    resolved = {**asdict(run), "tokenizer": fingerprint(tokenizer)}
+    if run.data.kind == "latents":
+        resolved["cache"] = read_store(run.data.latents.path).identity  # nor with other latents, or more of them
     state = train(
         model,
         stream(source, run.train, distributed),
-        prepare=preparation(run.model, tokenizer, seed=run.train.seed, device=distributed.device),
+        prepare=preparation_of(run, tokenizer, distributed.device),
         config=run.train,
-        # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
-        resolved={**asdict(run), "tokenizer": fingerprint(tokenizer)},
+        resolved=resolved,
         run_dir=run_dir,
         distributed=distributed,
         evaluate=evaluate(tokenizer) if evaluate is not None else None,
@@ -99,22 +124,55 @@ def train_video(
     return release
 
 
-def preparation(config: MagiConfig, tokenizer: Tokenizer, *, seed: int, device: torch.device) -> Prepare:
+def preparation_of(run: VideoRun, tokenizer: Tokenizer, device: torch.device) -> Prepare:
+    """The preparation that a run asks for."""
+    return preparation(run.model, tokenizer, seed=run.train.seed, device=device, sample_latents=run.sample_latents)
+
+
+def preparation(
+    config: MagiConfig, tokenizer: Tokenizer, *, seed: int, device: torch.device, sample_latents: bool = False
+) -> Prepare:
     """From the clips of a step to what a model of `config` is trained on: latents, intervals, and all that is random.
 
     Args:
         config: of the model.
         tokenizer: makes the latents; it is on `device`.
-        seed: of the masks and the noise.
+        seed: of the masks, the noise and the latents that are sampled.
         device: where the model is.
+        sample_latents: draw them from the posterior, by the position of their clip; or else take its mean.
     """
 
-    def prepare(clips: Clips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
-        latents = tokenizer.encode(to_pixels(clips.video.to(device)))
+    def prepare(clips: Clips | LatentClips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
+        posterior = posterior_of(clips, tokenizer, device)
+        latents = sampled(posterior, clips.sample.tolist(), seed=seed) if sample_latents else posterior.mean
         draws = draw_training(config, seed, step=step, samples=clips.sample.tolist())
         return latents, clips.interval.to(device), draws.to(device)
 
     return prepare
+
+
+def posterior_of(clips: Clips | LatentClips, tokenizer: Tokenizer, device: torch.device) -> Posterior:
+    """What is known of the latents (B, t, C, h, w) of clips, encoded before or now."""
+    if isinstance(clips, LatentClips):
+        deviation = None if clips.deviation is None else clips.deviation.to(device)
+        return Posterior(clips.mean.to(device), deviation)
+    return tokenizer.posterior(to_pixels(clips.video.to(device)))
+
+
+def sampled(posterior: Posterior, samples: Sequence[int], *, seed: int) -> Tensor:
+    """Latents (B, t, C, h, w) drawn from the posterior: a function of seed and position in the order.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
+    if posterior.deviation is None:
+        raise ValueError(
+            "--sample-latents has no effect: these latents have no deviation, for the tokenizer has none or they were "
+            "encoded with --deviation False"
+        )
+    shape = posterior.mean.shape[1:]
+    noise = [generator(seed, "latents", sample).standard_normal(tuple(shape), dtype=np.float32) for sample in samples]
+    return posterior.sample(torch.from_numpy(np.stack(noise)).to(posterior.mean))
 
 
 def card(run: VideoRun, samples: int) -> str:
@@ -133,9 +191,8 @@ def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[T
     """What to look at while training: the loss on fixed clips; `run_dir/samples/*.gif`, truth beside continuation."""
 
     def evaluation(tokenizer: Tokenizer) -> Evaluate:
-        clips = run.data.source().clips(range(BEYOND, BEYOND + 16))
-        prepare = preparation(run.model, tokenizer, seed=run.train.seed, device=distributed.device)
-        inputs = prepare(clips, 0)
+        clips = run.data.training_source().clips(range(BEYOND, BEYOND + 16))
+        inputs = preparation_of(run, tokenizer, distributed.device)(clips, 0)
 
         @torch.no_grad()
         def evaluate(samples_seen: int, model: nn.Module) -> Iterable[tuple[str, float]]:
@@ -144,7 +201,7 @@ def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[T
                 yield f"fixed {name}", float(value)
             if distributed.is_first and run.watch_clips:
                 release = Release(model, tokenizer, run.sample)
-                first = Clips(*(part[: run.watch_clips] for part in (clips.video, clips.interval, clips.sample)))
+                first = pictures(clips, run.watch_clips, tokenizer, distributed.device)
                 path = run_dir / "samples" / f"samples-{samples_seen:010d}.gif"
                 path.parent.mkdir(exist_ok=True)
                 write_gif(path, continuation_grid(release, first), fps=8, scale=2)
@@ -152,6 +209,15 @@ def watch(run: VideoRun, run_dir: Path, distributed: Distributed) -> Callable[[T
         return evaluate
 
     return evaluation
+
+
+@torch.no_grad()
+def pictures(clips: Clips | LatentClips, count: int, tokenizer: Tokenizer, device: torch.device) -> Clips:
+    """The first clips as pixels (B, T, 3, H, W): of latents what the tokenizer makes of them, which is all there is."""
+    interval, sample = clips.interval[:count], clips.sample[:count]
+    if isinstance(clips, LatentClips):
+        return Clips(to_video(tokenizer.decode(clips.mean[:count].to(device))).cpu(), interval, sample)
+    return Clips(clips.video[:count], interval, sample)
 
 
 def continuation_grid(release: Release, clips: Clips) -> Frames:

@@ -1,0 +1,352 @@
+"""Encode a source of videos once, so that training reads latents: `magi encode`.
+
+Threads decode ahead while the tokenizer works, and a shard is written when its last video is done. Shards are dealt to
+the processes of a run by their numbers, which nobody has to negotiate: processes neither wait for each other nor
+talk, so that a slow one, or one that is started again, holds up no other.
+
+``F`` frames of a video, ``M`` clips drawn from it of ``T`` frames, ``S`` side of the square; ``t`` latent frames, ``C``
+channels, ``h`` x ``w`` cells.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from magi.choices import check_choices
+from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig, FolderSource
+from magi.data.latent_store import (
+    DTYPES,
+    Crop,
+    DrawnClips,
+    LatentStore,
+    Precision,
+    Recipe,
+    Record,
+    Slot,
+    begin_store,
+    ingest,
+)
+from magi.data.listing import Entry, Listing
+from magi.data.order import IntervalRule, TooFew
+from magi.experiments.data import DataConfig
+from magi.tokenizers.protocol import Tokenizer, latent_frames, to_pixels
+from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, decode_video, resize, ticks
+
+FRAMES_AT_ONCE = 32  # converted to RGB together: those of a long video at full size would fill the memory
+DRAWN = 16  # clips per video where their number is not said
+
+
+@dataclass(frozen=True)
+class EncodeRun:
+    """Everything that decides a latent cache, and how fast it is made."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: str = "pixel:4"
+    """A tokenizer by name or folder."""
+    crop: Crop = "center"
+    """random only with a tokenizer that sees several frames at once."""
+    dtype: Precision = "float16"
+    deviation: bool = True
+    """Store the deviations too, twice the size, so that every epoch can sample the latents anew."""
+    clips_per_video: int | None = None
+    """Clips drawn of each video, with a tokenizer that sees several frames at once; 16 by default."""
+    videos_per_shard: int = 128
+    """What a kill can cost each process."""
+    batch_frames: int = 64
+    """Frames encoded at once."""
+    workers: int = 2
+    """Threads that decode ahead; 0 decodes in turn."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name, least in (("videos_per_shard", 1), ("batch_frames", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A video ready for the tokenizer; or what is wrong with it."""
+
+    record: Record
+    frames: Tensor | None = None  # (F, 3, S, S) uint8, or clips (M, T, 3, S, S)
+    shown: NDArray[np.int64] | None = None  # (ticks,) of the frames, where the rate varies
+
+
+def listing_of(config: FolderConfig) -> Listing:
+    """The videos of a folder, in the order of the source that reads them."""
+    root, source = Path(config.path), FolderSource(config)
+    return Listing(
+        root,
+        tuple(
+            Entry(path.relative_to(root).as_posix(), num_bytes=path.stat().st_size if path.is_file() else None)
+            for path in source.videos
+        ),
+    )
+
+
+def rule_of(config: FolderConfig) -> IntervalRule:
+    """How intervals are laid into videos: all alike is "reject", unless there is but one."""
+    if config.interval_rule == "fixed" and config.min_interval < config.max_interval:
+        return "reject"
+    return config.interval_rule
+
+
+def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviation: bool) -> Recipe:
+    """What decides the latents.
+
+    Args:
+        run: settings.
+        tokenizer: any.
+        fingerprint: of it.
+        deviation: whether the tokenizer has any.
+
+    Raises:
+        ValueError: settings without effect with this tokenizer, or frames that it does not take.
+    """
+    data, stride = run.data.folder, tokenizer.temporal_stride
+    if stride == 1 and run.clips_per_video is not None:
+        raise ValueError(
+            "--clips-per-video has no effect with a tokenizer that encodes each frame alone: these latents serve all "
+            "clips of a video"
+        )
+    _, channels, height, width = tokenizer.latent_shape(data.num_frames if stride > 1 else 1, data.size, data.size)
+    drawn = DrawnClips(
+        per_video=DRAWN if run.clips_per_video is None else run.clips_per_video,
+        num_frames=data.num_frames,
+        min_interval=data.min_interval,
+        max_interval=data.max_interval,
+        interval_rule=rule_of(data),
+        seed=data.seed,
+    )
+    return Recipe(
+        tokenizer=fingerprint,
+        latent_shape=(channels, height, width),
+        temporal_stride=stride,
+        size=data.size,
+        crop=run.crop,
+        flip=data.flip,
+        max_frames=data.max_frames,
+        deviation=run.deviation and deviation,
+        dtype=run.dtype,
+        drawn=drawn if stride > 1 else None,
+    )
+
+
+@torch.no_grad()
+def encode(
+    run: EncodeRun,
+    listing: Listing,
+    tokenizer: Tokenizer,
+    *,
+    fingerprint: str,
+    out: str | Path,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    tell: Callable[[int, int], None] | None = None,
+) -> LatentStore:
+    """Make this process's share of a cache: of all its shards, those of number rank, rank + world_size, ...
+
+    Shards that are there are left alone, so the same command goes on after a kill. To have one made again, delete it.
+
+    Args:
+        run: settings.
+        listing: the videos. Those that the cache has are not encoded again; new ones make new shards.
+        tokenizer: on `device`.
+        fingerprint: of the tokenizer; the cache is only for this one.
+        out: folder of the cache.
+        rank, world_size: which share of how many.
+        device: of the tokenizer.
+        tell: called after each video with how many of this share are done, and how many there are to do.
+
+    Returns:
+        The cache, in which the shards of other processes may still be missing.
+
+    Raises:
+        ValueError: a cache that was made otherwise, latents that are not finite, too many unreadable videos.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"need 0 <= rank < world_size, got {rank} and {world_size}")
+    black = to_pixels(torch.zeros(_probed_shape(run, tokenizer), dtype=torch.uint8, device=device))
+    has_deviation = tokenizer.posterior(black).deviation is not None
+    recipe = recipe_of(run, tokenizer, fingerprint=fingerprint, deviation=has_deviation)
+    store = begin_store(out, recipe, listing, tokenizer=run.tokenizer, videos_per_shard=run.videos_per_shard)
+    mine = list(store.shards())[rank::world_size]
+    watched = _BadOnes(run.data.folder, len(listing.entries))
+    for shard in mine:
+        store.sweep(shard)
+        if store.has(shard):
+            watched.note(store.records(shard))
+    waiting = [shard for shard in mine if not store.has(shard)]
+    entries = [entry for shard in waiting for entry in shard.entries]
+    decoded = ahead(entries, lambda entry: read(listing.root / entry.name, entry.name, recipe), workers=run.workers)
+    done = 0
+    for shard in waiting:
+        tensors: dict[str, Tensor] = {}
+        records = []
+        for row in range(len(shard.entries)):
+            video = next(decoded)
+            tensors |= {f"{row:05d}/{key}": value for key, value in _latents(video, recipe, tokenizer, run, device)}
+            records.append(video.record)
+            done += 1
+            if tell is not None:
+                tell(done, len(entries))
+        store.write(shard, tensors, records)
+        watched.note(records)
+    return store
+
+
+def share_of_environment(environment: Mapping[str, str] | None = None) -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine, as torchrun or a job script says; alone if nobody does."""
+    told = os.environ if environment is None else environment
+    rank, world_size = int(told.get("RANK", "0")), int(told.get("WORLD_SIZE", "1"))
+    return rank, world_size, int(told.get("LOCAL_RANK", "0"))
+
+
+def ahead(entries: Sequence[Entry], prepare: Callable[[Entry], Decoded], *, workers: int) -> Iterator[Decoded]:
+    """Prepare entries in order, up to `workers` of them in threads while the caller is busy; 0 does so in turn.
+
+    Decoding and resizing leave Python's lock alone, so threads are enough, and nothing is copied between processes.
+    """
+    if not workers:
+        yield from map(prepare, entries)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Decoded]] = deque()
+        try:
+            for entry in entries:
+                waiting.append(pool.submit(prepare, entry))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read(path: Path, name: str, recipe: Recipe) -> Decoded:
+    """Decode what the recipe asks for of a video; a video that cannot be read keeps its place, with the reason."""
+    try:
+        decoded = decode_video(path, max_frames=recipe.max_frames)
+        shown = ticks(decoded.times)
+        record = Record(name, len(shown), problem=decoded.problem)
+        if recipe.drawn is not None:
+            slots = _place(name, len(shown), recipe)
+            clips = [_clip(decoded, slot, recipe) for slot in slots if slot is not None]
+            return Decoded(replace(record, slots=slots), _tensor(np.stack(clips)) if clips else None)
+        used, rows = np.unique(shown, return_inverse=True)
+        chunks = [used[first : first + FRAMES_AT_ONCE] for first in range(0, len(used), FRAMES_AT_ONCE)]
+        frames = np.concatenate([decoded.rgb(chunk, size=recipe.size) for chunk in chunks])
+        uneven = len(used) != len(shown)
+        return Decoded(replace(record, uneven=uneven), _tensor(frames), rows if uneven else None)
+    except BadVideo as error:
+        return Decoded(Record(name, bad=error.reason if error.path == str(path) else str(error)))
+
+
+def _place(name: str, num_frames: int, recipe: Recipe) -> tuple[Slot | None, ...]:
+    """The clips drawn of a video, None where the draw did not fit."""
+    drawn = recipe.drawn
+    assert drawn is not None
+    slots: list[Slot | None] = []
+    for clip in range(drawn.per_video):
+        draws = drawn.draws(name, clip)
+        try:
+            start, interval = drawn.shape.place(num_frames, draws)
+        except TooFew:
+            slots.append(None)
+            continue
+        at = (draws.top, draws.left) if recipe.crop == "random" else (0.5, 0.5)
+        slots.append(Slot(start, interval, recipe.flip and draws.flip < 0.5, *at))
+    return tuple(slots)
+
+
+def _clip(decoded: DecodedVideo, slot: Slot, recipe: Recipe) -> Frames:
+    """The frames (T, S, S, 3) of a drawn clip: interval, crop and mirroring come before the tokenizer."""
+    assert recipe.drawn is not None
+    count, size = recipe.drawn.num_frames, recipe.size
+    indices = clip_indices(decoded.times, start=slot.start, interval=slot.interval, count=count)
+    if recipe.crop == "center":
+        frames = decoded.rgb(indices, size=size)
+    else:
+        whole = decoded.rgb(indices)
+        height, width = whole.shape[1:3]
+        scale = size / min(height, width)
+        whole = resize(whole, max(size, round(height * scale)), max(size, round(width * scale)))
+        top, left = int(slot.top * (whole.shape[1] - size)), int(slot.left * (whole.shape[2] - size))
+        frames = whole[:, top : top + size, left : left + size]
+    return frames[:, :, ::-1] if slot.flip else frames
+
+
+def _tensor(frames: NDArray[np.uint8]) -> Tensor:
+    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "... h w c -> ... c h w").contiguous()
+
+
+def _latents(
+    video: Decoded, recipe: Recipe, tokenizer: Tokenizer, run: EncodeRun, device: torch.device | str
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors to store of a video, by key."""
+    if video.shown is not None:
+        yield "shown", torch.from_numpy(video.shown.astype(np.int32))
+    if video.frames is None:
+        return
+    # Frames that are encoded alone make one long clip; drawn clips are a batch.
+    clips = video.frames if recipe.drawn else video.frames[:, None]
+    at_once = max(1, run.batch_frames // clips.shape[1])
+    for side in recipe.sides:
+        moments: dict[str, list[Tensor]] = {name: [] for name in recipe.moments}
+        for batch in clips.split(at_once):
+            pixels = to_pixels((batch.flip(-1) if side else batch).to(device))
+            posterior = tokenizer.posterior(pixels)
+            shape = (len(batch), latent_frames(clips.shape[1], recipe.temporal_stride), *recipe.latent_shape)
+            for name, values in (("mean", posterior.mean), ("deviation", posterior.deviation)):
+                if name in moments:
+                    assert values is not None, "a tokenizer has deviations or has none"
+                    stored = ingest(values, video=video.record.name, what=name, shape=shape, dtype=DTYPES[recipe.dtype])
+                    moments[name].append(stored if recipe.drawn else stored[:, 0])
+        yield from ((f"{side}{name}", torch.cat(parts)) for name, parts in moments.items())
+
+
+def _probed_shape(run: EncodeRun, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Of the smallest video that tells whether a tokenizer has deviations."""
+    data = run.data.folder
+    return (1, data.num_frames if tokenizer.temporal_stride > 1 else 1, 3, data.size, data.size)
+
+
+class _BadOnes:
+    """Tells of every unusable video once, and stops when there are too many, by the rule of the folder source."""
+
+    def __init__(self, config: FolderConfig, num_videos: int) -> None:
+        self._config, self._num_videos = config, num_videos
+        self._opened = self._bad = 0
+
+    def note(self, records: Sequence[Record]) -> None:
+        last = ""
+        for record in records:
+            self._opened += 1
+            if record.bad is not None:
+                self._bad += 1
+                last = f"{record.name}: {record.bad}"
+                warnings.warn(f"not used: {last}", stacklevel=3)
+            elif record.problem is not None:
+                warnings.warn(f"only the beginning is used of {record.name}: {record.problem}", stacklevel=3)
+        trusted = max(self._opened, min(self._num_videos, FAIR_SAMPLE))
+        if self._bad > max(TOLERATED, self._config.max_bad_fraction * trusted):
+            raise ValueError(
+                f"{self._config.path}: {self._bad} of the {self._opened} videos opened so far cannot be read; exclude "
+                f"them or raise max_bad_fraction (now {self._config.max_bad_fraction}). Shards that are finished stay. "
+                f"{'The last: ' if last else ''}{last}"
+            )
