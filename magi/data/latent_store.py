@@ -218,10 +218,11 @@ class LatentStore:
             raise CheckpointError(f"{folder} holds other videos than its place in the source says")
         return records
 
-    def sweep(self, shard: Shard) -> None:
-        """Delete what an interrupted writer left of this shard; only for the process whose shard it is."""
-        for path in self.root.glob(f"{checkpoint.TEMPORARY}{shard.name}-*"):
-            shutil.rmtree(path)
+    def sweep(self, *names: str) -> None:
+        """Delete what interrupted writers left of folders whose names begin so; only for who would now write them."""
+        for name in names:
+            for path in self.root.glob(f"{checkpoint.TEMPORARY}{name}-*"):
+                shutil.rmtree(path)
 
     def verify(self) -> list[str]:
         """Read every byte; returns a line for everything that is damaged or missing, naming the shard."""

@@ -187,7 +187,7 @@ def encode(
     mine = list(store.shards())[rank::world_size]
     watched = _BadOnes(run.data.folder, len(listing.entries))
     for shard in mine:
-        store.sweep(shard)
+        store.sweep(shard.name)
         if store.has(shard):
             watched.note(store.records(shard))
     waiting = [shard for shard in mine if not store.has(shard)]
@@ -206,6 +206,8 @@ def encode(
                 tell(done, len(entries))
         store.write(shard, tensors, records)
         watched.note(records)
+    if rank == 0:
+        store.sweep("recipe", "source")  # both are there, so nobody writes them any more
     return store
 
 
