@@ -255,12 +255,12 @@ def test_costs_are_those_of_the_files(videos: Path, frames: Path, drawn: Path) -
 @pytest.mark.parametrize("rule", ["clamp", "reject"])
 @pytest.mark.parametrize("clips", [1, 8, 40])
 def test_diversity_is_the_expected_number_of_different_draws(rule: Any, clips: int) -> None:
-    """Against counting the draws of 400 videos; and possible are all that could be counted."""
+    """Against counting the draws of 150 videos; and possible are all that could be counted."""
     drawn = DrawnClips(per_video=clips, num_frames=5, min_interval=1, max_interval=7, interval_rule=rule)
     recipe = replace(RECIPE, temporal_stride=4, drawn=drawn)
-    cost = cache_cost(recipe, drawn.shape, num_videos=400, frames_per_video=23)
+    cost = cache_cost(recipe, drawn.shape, num_videos=150, frames_per_video=23)
     counts = []
-    for video in range(400):
+    for video in range(150):
         met = set()
         for clip in range(clips):
             try:
@@ -268,7 +268,7 @@ def test_diversity_is_the_expected_number_of_different_draws(rule: Any, clips: i
             except TooFew:
                 assert rule == "reject"
         counts.append(len(met))
-    assert np.mean(counts) == pytest.approx(cost.distinct, rel=0.02 if clips > 1 else 0.1)
+    assert np.mean(counts) == pytest.approx(cost.distinct, rel=0.03 if clips > 1 else 0.15)
     assert cost.possible == sum(23 - 4 * k for k in range(1, 6)) >= max(counts)
     assert cache_cost(replace(RECIPE, drawn=None), ClipShape(5, 1, 7), num_videos=1, frames_per_video=23).distinct == 55
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from magi.bench.run import run_bench
+from magi.cli import bench_cache
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import find_release
 from magi.distributed import Device, pick_device
@@ -22,7 +23,7 @@ class BenchArguments:
 
     MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. What was
     learned does not matter for speed, so presets are measured untrained, and with the paper's diffusion head, which
-    magi train tiny replaces by a flow.
+    magi train tiny replaces by a flow. magi bench cache measures what a latent cache saves.
     """
 
     quick: bool = False
@@ -37,6 +38,8 @@ class BenchArguments:
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
     name, words = split_name(words)
+    if name == "cache":
+        return bench_cache.main(words)
     if name not in PRESETS and not (name is None and asks_for_help(words)):
         name = str(find_release(name))
     arguments = parse(BenchArguments, words, usage="bench MODEL")
