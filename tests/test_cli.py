@@ -60,7 +60,7 @@ watch_clips: 0
 VERBS = (
     "demo",
     "train",
-    "tokenizer train",
+    "tokenizer train", "encode", "bench cache",
     "data index",
     "data report",
     "world",

@@ -3,6 +3,7 @@ unreadable is passed over in silence, and nothing that cannot be trained on is s
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -448,13 +449,14 @@ def test_encode_train_resume_by_command(videos: Path, tmp_path: Path, capsys: py
     assert fingerprint(load(run / "release").tokenizer) == read_store(cache).recipe.tokenizer
     assert list((run / "samples").glob("*.gif"))
     (tmp_path / "tokenizer0").rename(tmp_path / "moved")
+    cache = train[3] = cache.rename(tmp_path / "elsewhere")
     capsys.readouterr()
     resumed = [*train, "--tokenizer", tmp_path / "moved", "--train.total-samples", "12", "--train.workers", "1"]
     assert magi(*resumed) == 0
     assert "resuming from" in capsys.readouterr().out
     grown = shutil.copytree(videos, tmp_path / "grown")
     shutil.copy(grown / "one" / "a.mp4", grown / "one" / "z.mp4")
-    assert magi("encode", "tiny", "--data", grown, *made, "--tokenizer", tmp_path / "moved") == 0
+    assert magi("encode", "tiny", "--data", grown, *made, "--tokenizer", tmp_path / "moved", "--out", cache) == 0
     assert magi(*resumed, "--train.total-samples", "16") == cli.MISUSE
     assert "cache: saved" in capsys.readouterr().err
 
@@ -488,6 +490,17 @@ def test_commands_that_cannot_be_meant(
     assert magi(*(places.get(word, word) for word in words.split())) == cli.MISUSE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_the_bench_of_the_cache_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that it measures is a positive number, and latents are read faster than videos are decoded and encoded."""
+    few = "--videos 1 --frames 20 --batch 1 --repeats 1 --device cpu --threads 1 --json".split()
+    assert magi("bench", "cache", *few, tmp_path / "b.json") == 0
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["training"]["ratio"]["batch"]["median"] > 1
+    assert all(stage["frames_per_second"]["median"] > 0 for stage in report["encoding"].values())
+    assert report["bytes"]["video of latents, both sides"] == 20 * 2 * 2 * 2 * 4 * 8 * 8
+    assert "times faster from latents" in capsys.readouterr().out
 
 
 def magi(*words: str | Path) -> int:

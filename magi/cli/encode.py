@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import nn
 
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse
+from magi.cli.arguments import Common, CommonOptions, parse
 from magi.cli.runs import resolve
 from magi.cli.show import progress, quantity
 from magi.data.latent_store import LatentStore, read_store
@@ -60,13 +60,16 @@ def main(words: Sequence[str]) -> int:
     if any(word == "--verify" or word.startswith("--verify=") for word in words):
         return verify(parse(VerifyArguments, words, usage="encode").verify)
     presets = {name: EncodeRun(run.data, run.tokenizer) for name, run in PRESETS.items()}
-    fallback = EncodeRun() if asks_for_help(words) else EncodeRun(PRESETS["tiny"].data)
-    arguments = resolve(EncodeArguments, words, verb="encode", presets=presets, fallback=fallback)
+    arguments = resolve(EncodeArguments, words, verb="encode", presets=presets, fallback=presets["tiny"])
     run = arguments.run
     check(run)
     rank, world_size, local_rank = share_of_environment()
     device = pick_device(arguments.device)
     if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK is {local_rank}, but this machine has {torch.cuda.device_count()} CUDA devices"
+            )
         device = torch.device("cuda", local_rank)
     tokenizer = load_tokenizer(run.tokenizer)
     if isinstance(tokenizer, nn.Module):

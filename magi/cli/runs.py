@@ -102,6 +102,8 @@ def train_on(data: DataConfig, place: str) -> DataConfig:
     if place == "world":
         return data if data.kind == "world" else DataConfig(kind="world", world=WorldConfig(**shape))
     if is_store(place):
+        if data.kind == "latents":
+            return DataConfig(kind="latents", latents=replace(data.latents, path=place))
         # what was done to the frames is the cache's business; which clips to make of them is the preset's
         recipe = read_store(place).recipe
         rules: dict[str, Any] = {"seed": data.chosen.seed}

@@ -3,7 +3,7 @@ red."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,11 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
+from magi import checkpoint
+from magi.data import latents
+from magi.data.latents import LatentSource
+from magi.data.order import candidates, draws_of
+from magi.experiments import encode, video
 from magi.model import draws, embeddings, forcing
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
@@ -255,10 +260,39 @@ def decay_everything(patch: MonkeyPatch) -> None:
     )
 
 
+# --- latent cache ---
+
+
+def mirrored_latents(patch: MonkeyPatch) -> None:
+    """Mirror the latents of a video instead of encoding its mirror image."""
+    right = encode._latents
+
+    def wrong(*given: Any) -> Iterator[tuple[str, Tensor]]:
+        tensors = dict(right(*given))
+        for key, values in tensors.items():
+            yield key, tensors[key.removeprefix("mirrored/")].flip(-1) if key.startswith("mirrored/") else values
+
+    patch.setattr(encode, "_latents", wrong)
+
+
+def first_drawn_clip_alone(patch: MonkeyPatch) -> None:
+    """Take clip 0 of a video in every epoch."""
+    right = LatentSource._drawn
+    patch.setattr(LatentSource, "_drawn", lambda self, number, _turn: right(self, number, 0))
+
+
+def noise_of_the_place_in_the_batch(patch: MonkeyPatch) -> None:
+    """Key the noise of sampled latents by where a clip is in its batch."""
+    right = video.sampled
+    wrong = lambda posterior, samples, *, seed: right(posterior, range(len(samples)), seed=seed)  # noqa: E731
+    patch.setattr(video, "sampled", wrong)
+
+
 EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
     f"tests/test_{name}.py::"
     for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
 )
+LATENTS, ENCODE = (f"tests/test_{name}.py::" for name in ("latents", "encode"))
 CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
 MTF_MATRIX = FORCING + "test_mtf_frames_depend_on_masked_frames_up_to_themselves[mtf-token]"
 HIDDEN = FORCING + "test_hidden_values_never_reach_the_prediction[ctf-token-1]"
@@ -391,6 +425,40 @@ MUTANTS = [
         "non-finite steps are made",
         lambda patch: patch.setattr(loop, "refuse_non_finite", lambda *_: None),
         (TRAINING + "test_a_non_finite_step_is_not_made[nan]",),
+    ),
+    Mutant(
+        "cached clips are never mirrored",
+        lambda patch: patch.setattr(latents, "draws_of", lambda seed, at: replace(draws_of(seed, at), flip=1.0)),
+        (LATENTS + "test_latents_are_those_of_the_folders_clips[clamp-True]",),
+    ),
+    Mutant(
+        "the mirror image of latents stands for those of the mirror image",
+        mirrored_latents,
+        (LATENTS + "test_latents_are_those_of_the_folders_clips[clamp-True]",),
+    ),
+    Mutant(
+        "an epoch of the cache has its own order",
+        lambda patch: patch.setattr(latents, "candidates", lambda seed, at, count: candidates(seed + 1, at, count)),
+        (
+            LATENTS + "test_latents_are_those_of_the_folders_clips[clamp-True]",
+            LATENTS + "test_order_is_the_folders_for_any_workers_ranks_and_start[0]",
+        ),
+    ),
+    Mutant("every epoch takes the same drawn clip", first_drawn_clip_alone, (LATENTS + "test_drawn_clips_take_turns",)),
+    Mutant(
+        "latents are stored unseen",
+        lambda patch: patch.setattr(encode, "ingest", lambda values, *, dtype, **_: values.to(dtype)),
+        (ENCODE + "test_latents_that_would_ruin_a_training_are_refused[nan]",),
+    ),
+    Mutant(
+        "sampled latents belong to the batch",
+        noise_of_the_place_in_the_batch,
+        (ENCODE + "test_sampled_latents_are_drawn_by_position",),
+    ),
+    Mutant(
+        "a shard is written in place",
+        lambda patch: patch.setattr(checkpoint, "TEMPORARY", ""),
+        (ENCODE + "test_a_kill_anywhere_leaves_a_cache_that_can_be_finished",),
     ),
     Mutant("weight decay on everything", decay_everything, (TRAINING + "test_decay_groups_are_mars",)),
 ]
