@@ -20,8 +20,10 @@ from torch import Tensor
 
 from magi import checkpoint, cli
 from magi.checkpoint import CheckpointError, load_tensors
+from magi.cli.encode import summary
 from magi.data.clips import Clips, LatentClips
 from magi.data.latent_store import LatentStore, Record, is_store, read_store
+from magi.data.latents import diversity
 from magi.data.listing import Entry, Listing
 from magi.experiments.data import DataConfig
 from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, listing_of, read, recipe_of, share_of_environment
@@ -338,6 +340,22 @@ def test_a_folder_of_something_else_is_not_written_into(videos: Path) -> None:
     with pytest.raises(ValueError, match="neither empty nor a latent cache"):
         encoded(videos, videos, autoencoder())
     assert not is_store(videos)
+
+
+def test_the_summary_tells_what_is_there(videos: Path, tmp_path: Path) -> None:
+    """Sizes, what is missing, and of drawn clips how many differ."""
+    data = {"num_frames": 5, "max_interval": 3}
+    store = encoded(videos, tmp_path / "cache", Causal(), data=data, clips_per_video=6)
+    told = summary(store, DataConfig("folder", folder=folder_config(videos, **data)))
+    readable = [record for shard in store.shards() for record in store.records(shard) if record.bad is None]
+    distinct = sum(diversity(record.slots) for record in readable) / len(readable)
+    (line,) = [line for line in told.splitlines() if line.startswith("different clips per video")]
+    assert f" {distinct:.1f} " in line
+    assert "7 of 7" in told and "1 unreadable" in told and "96 B" in told, (
+        "2 x 3 x 2 x 2 numbers of 2 bytes, each mean and deviation"
+    )
+    shutil.rmtree(store.root / "shard-000-00001")
+    assert "the others are still to come" in summary(store, DataConfig("folder", folder=folder_config(videos, **data)))
 
 
 # The pipeline
