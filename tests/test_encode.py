@@ -22,11 +22,12 @@ from magi import checkpoint, cli
 from magi.checkpoint import CheckpointError, load_tensors
 from magi.cli.encode import summary
 from magi.data.clips import Clips, LatentClips
+from magi.data.folder import list_videos
 from magi.data.latent_store import LatentStore, Record, is_store, read_store
 from magi.data.latents import diversity
 from magi.data.listing import Entry, Listing
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, listing_of, read, recipe_of, share_of_environment
+from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, read, recipe_of, share_of_environment
 from magi.experiments.video import pictures, preparation
 from magi.sampling.release import load
 from magi.tokenizers.autoencoder import Autoencoder
@@ -168,7 +169,7 @@ def test_a_shard_that_was_deleted_is_made_again(videos: Path, whole: Files, tmp_
     told: list[tuple[int, int]] = []
     config = folder_config(videos)
     run = EncodeRun(DataConfig("folder", folder=config), tokenizer="toy", videos_per_shard=3)
-    out, listing = tmp_path / "cache", listing_of(config)
+    out, listing = tmp_path / "cache", list_videos(config)
     encode(run, listing, autoencoder(), fingerprint="toy", out=out, tell=lambda *counts: told.append(counts))
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert files(tmp_path / "cache") == whole
@@ -202,7 +203,7 @@ def test_another_recipe_is_not_added_to_a_cache(videos: Path, tmp_path: Path, ch
     ("changes", "message"),
     [
         ({"clips_per_video": 5}, "recipe.drawn.per_video: saved 4, now 5"),
-        ({"crop": "random"}, "recipe.crop: saved 'center', now 'random'"),
+        ({"data": {"num_frames": 5, "max_interval": 3, "crop": "random"}}, "recipe.crop: saved 'centre', now 'random'"),
         ({"data": {"num_frames": 5, "max_interval": 2}}, "recipe.drawn.max_interval: saved 3, now 2"),
         ({"data": {"num_frames": 9, "max_interval": 3}}, "recipe.drawn.num_frames: saved 5, now 9"),
         ({"data": {"num_frames": 5, "max_interval": 3, "seed": 8}}, "recipe.drawn.seed: saved 3, now 8"),
@@ -221,7 +222,7 @@ def test_clips_drawn_otherwise_are_not_added(videos: Path, tmp_path: Path, chang
     ("changes", "message"),
     [
         ({"clips_per_video": 5}, "no effect with a tokenizer that encodes each frame alone"),
-        ({"crop": "random"}, "crop must be 'center'"),
+        ({"data": {"crop": "random"}}, "crop must be 'centre'"),
         ({"data": {"size": 18}}, "not divisible by the tokenizer's stride 4"),
         ({"videos_per_shard": 0}, "videos_per_shard must be at least 1"),
         ({"batch_frames": 0}, "batch_frames must be at least 1"),
@@ -286,7 +287,7 @@ def test_unreadable_videos_keep_their_place_and_their_reason(videos: Path, tmp_p
     config = folder_config(videos)
     run = EncodeRun(DataConfig("folder", folder=config), tokenizer="toy")
     with pytest.warns(UserWarning, match="not used: two/junk.mp4: is not a readable"):
-        store = encode(run, listing_of(config), autoencoder(), fingerprint="toy", out=tmp_path / "cache")
+        store = encode(run, list_videos(config), autoencoder(), fingerprint="toy", out=tmp_path / "cache")
     (shard,) = store.shards()
     records = store.records(shard)
     assert [record.name for record in records] == [entry.name for entry in store.listing.entries]

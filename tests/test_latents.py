@@ -82,7 +82,7 @@ def assert_same(one: LatentClips, two: LatentClips) -> None:
 
 
 @pytest.mark.parametrize("flip", [True, False])
-@pytest.mark.parametrize("rule", ["clamp", "fixed"])
+@pytest.mark.parametrize("rule", ["clamp", "reject", "fixed"])
 def test_latents_are_those_of_the_folders_clips(videos: Path, frames: Path, rule: Any, flip: bool) -> None:
     """Sample i of the cache is the posterior of sample i of the folder: same video, interval, start and mirroring, in
     every epoch; also in a video of varying rate, and where a bad or short video is replaced by the next."""
@@ -163,12 +163,12 @@ def test_labels_come_with_the_clips(videos: Path, tmp_path: Path) -> None:
 # Clips drawn beforehand
 
 
-@pytest.mark.parametrize("crop", ["center", "random"])
+@pytest.mark.parametrize("crop", ["centre", "random"])
 def test_drawn_clips_are_encoded_from_pixels_at_their_interval(videos: Path, tmp_path: Path, crop: Any) -> None:
     """Epoch e takes clip e mod M of a video: frames at its interval from its start, cropped and mirrored as drawn, and
     encoded together. The interval told is the one used."""
     config = folder_config(videos, **CAUSAL)
-    store = encoded(videos, tmp_path / "cache", Causal(), data=CAUSAL, clips_per_video=4, crop=crop)
+    store = encoded(videos, tmp_path / "cache", Causal(), data={**CAUSAL, "crop": crop}, clips_per_video=4)
     found = opened(store.root, config, crop=crop).clips(range(70))
     recipe = store.recipe.drawn
     assert recipe is not None
@@ -187,7 +187,7 @@ def test_drawn_clips_are_encoded_from_pixels_at_their_interval(videos: Path, tmp
             break
         indices = clip_indices(decoded.times, start=start, interval=interval, count=5)
         pictures = decoded.rgb(indices)
-        if crop == "center":
+        if crop == "centre":
             pictures = fit(pictures, 16)
         else:
             left = int(draws.left * (round(24 * 16 / 20) - 16))
@@ -216,7 +216,7 @@ def test_drawn_clips_take_turns(videos: Path, tmp_path: Path) -> None:
 def test_rejected_clips_pass_to_the_next_video(videos: Path, tmp_path: Path) -> None:
     """Under "reject" a clip too long for its video is not there: no interval is told that was not used, and the ids of
     all clips are those of the draws that fitted."""
-    data = {"num_frames": 5, "max_interval": 5, "interval_rule": "fixed"}
+    data = {"num_frames": 5, "max_interval": 5, "interval_rule": "reject"}
     store = encoded(videos, tmp_path / "cache", Causal(), data=data, clips_per_video=6)
     assert store.recipe.drawn is not None and store.recipe.drawn.interval_rule == "reject"
     records = [record for shard in store.shards() for record in store.records(shard)]
@@ -281,7 +281,7 @@ def test_the_same_place_is_one_clip() -> None:
 # What is refused
 
 RECIPE = Recipe(
-    tokenizer="toy", latent_shape=(3, 4, 4), temporal_stride=1, size=16, crop="center", flip=True, max_frames=1000,
+    tokenizer="toy", latent_shape=(3, 4, 4), temporal_stride=1, size=16, crop="centre", flip=True, max_frames=1000,
     deviation=True,
 )  # fmt: skip
 
@@ -290,7 +290,7 @@ RECIPE = Recipe(
     ("changes", "message"),
     [
         ({"size": 32}, "size of the cache is 16, of the run 32"),
-        ({"crop": "random"}, "crop of the cache is 'center', of the run 'random'"),
+        ({"crop": "random"}, "crop of the cache is 'centre', of the run 'random'"),
         ({"max_interval": 200, "min_interval": 100}, "none of its 7 videos has 5 frames at interval 100"),
         ({"max_interval": 30, "interval_rule": "reject"}, "5 frames at interval 30"),
     ],

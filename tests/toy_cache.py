@@ -13,11 +13,11 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from magi.data.folder import FolderConfig
+from magi.data.folder import FolderConfig, list_videos
 from magi.data.latent_store import LatentStore
 from magi.data.latents import LatentConfig
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import EncodeRun, encode, listing_of, rule_of
+from magi.experiments.encode import EncodeRun, encode
 from magi.seeds import generator
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.protocol import Posterior, Tokenizer, latent_shape_of
@@ -54,9 +54,9 @@ def folder_config(root: Path, **changes: Any) -> FolderConfig:
 
 def latent_config(root: Path, like: FolderConfig, **changes: Any) -> LatentConfig:
     """The same clips from a cache."""
-    names = ("num_frames", "size", "min_interval", "max_interval", "flip", "seed")
+    names = ("num_frames", "size", "crop", "min_interval", "max_interval", "interval_rule", "flip", "seed")
     kept = {name: getattr(like, name) for name in names}
-    return LatentConfig(**({"path": str(root), "interval_rule": rule_of(like)} | kept | changes))
+    return LatentConfig(**({"path": str(root)} | kept | changes))
 
 
 def autoencoder(seed: int = 0) -> Autoencoder:
@@ -110,5 +110,5 @@ def encoded(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return encode(
-            run, listing_of(config), tokenizer, fingerprint=fingerprint, out=out, rank=rank, world_size=world_size
+            run, list_videos(config), tokenizer, fingerprint=fingerprint, out=out, rank=rank, world_size=world_size
         )

@@ -19,12 +19,12 @@ from magi.bench.cache import measure_encoding, measure_sources, rows
 from magi.bench.measure import machine
 from magi.cli.arguments import Common, CommonOptions, check_counts, parse
 from magi.cli.runs import train_on
-from magi.data.folder import FolderSource
+from magi.data.folder import FolderSource, list_videos
 from magi.data.latent_store import LatentStore
 from magi.data.latents import LatentSource, cache_cost
 from magi.distributed import Device, pick_device
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import Decoded, EncodeRun, encode, listing_of, read
+from magi.experiments.encode import Decoded, EncodeRun, encode, read
 from magi.experiments.presets import PRESETS
 from magi.experiments.video import preparation
 from magi.model.magi import Magi
@@ -120,7 +120,7 @@ def measure_stages(
     data: DataConfig, tokenizer: Tokenizer, folder: Path, *, repeats: int, device: torch.device
 ) -> tuple[LatentStore, dict[str, Any]]:
     """Encode the videos again and again, and their parts alone; returns a cache of them and the speeds."""
-    run, listing = EncodeRun(data, TOKENIZER, workers=0), listing_of(data.folder)
+    run, listing = EncodeRun(data, TOKENIZER, workers=0), list_videos(data.folder)
     mark, numbers = fingerprint(tokenizer), count()
 
     def make() -> LatentStore:

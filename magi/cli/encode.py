@@ -14,11 +14,12 @@ from torch import nn
 from magi.cli.arguments import Common, CommonOptions, parse
 from magi.cli.runs import resolve
 from magi.cli.show import progress, quantity
+from magi.data.folder import list_videos
 from magi.data.latent_store import LatentStore, read_store
 from magi.data.latents import cache_cost, diversity
 from magi.distributed import Device, pick_device
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import EncodeRun, encode, listing_of, share_of_environment
+from magi.experiments.encode import EncodeRun, encode, share_of_environment
 from magi.experiments.presets import OWN, PRESETS
 from magi.report.console import table
 from magi.tokenizers.store import fingerprint, load_tokenizer
@@ -76,7 +77,7 @@ def main(words: Sequence[str]) -> int:
         tokenizer.to(device)
     store = encode(
         run,
-        listing_of(run.data.folder),
+        list_videos(run.data.folder),
         tokenizer,
         fingerprint=fingerprint(tokenizer),
         out=arguments.out,

@@ -24,7 +24,6 @@ from magi.data.latents import LatentConfig
 from magi.data.world import WorldConfig
 from magi.distributed import Device, Distributed, session
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import rule_of
 from magi.training.loop import Interrupted
 
 
@@ -108,7 +107,7 @@ def train_on(data: DataConfig, place: str) -> DataConfig:
         recipe = read_store(place).recipe
         rules: dict[str, Any] = {"seed": data.chosen.seed}
         if data.kind == "folder":
-            rules["interval_rule"] = rule_of(data.folder)
+            rules["interval_rule"] = data.folder.interval_rule
         return DataConfig(
             kind="latents", latents=LatentConfig(path=place, crop=recipe.crop, flip=recipe.flip, **shape, **rules)
         )

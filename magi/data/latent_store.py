@@ -33,7 +33,7 @@ from magi.data.order import ClipShape, Draws, IntervalRule
 from magi.seeds import generator
 
 FORMAT = 1
-Crop = Literal["center", "random"]
+Crop = Literal["centre", "random"]
 Precision = Literal["float16", "bfloat16", "float32"]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -104,7 +104,7 @@ class Recipe:
             )
         if self.drawn is None and self.crop == "random":
             raise ValueError(
-                "crop must be 'center' in a cache of single frames, which serve every clip of a video; got 'random'"
+                "crop must be 'centre' in a cache of single frames, which serve every clip of a video; got 'random'"
             )
 
     @property

@@ -38,7 +38,7 @@ class LatentConfig:
     path: str
     num_frames: int = 16  # before encoding
     size: int = 64  # pixels on a side, before encoding; must be the cache's
-    crop: Crop = "center"  # of the frames; must be the cache's
+    crop: Crop = "centre"  # of the frames; must be the cache's
     min_interval: int = 1
     max_interval: int = 25
     interval_rule: IntervalRule = "clamp"

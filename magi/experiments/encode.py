@@ -25,10 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from magi.choices import check_choices
-from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig, FolderSource
+from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig
 from magi.data.latent_store import (
     DTYPES,
-    Crop,
     DrawnClips,
     LatentStore,
     Precision,
@@ -38,11 +37,12 @@ from magi.data.latent_store import (
     begin_store,
     ingest,
 )
+from magi.data.lengths import opened
 from magi.data.listing import Entry, Listing
-from magi.data.order import IntervalRule, TooFew
+from magi.data.order import TooFew
 from magi.experiments.data import DataConfig
 from magi.tokenizers.protocol import Tokenizer, latent_frames, to_pixels
-from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, decode_video, resize, ticks
+from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, ticks
 
 FRAMES_AT_ONCE = 32  # converted to RGB together: those of a long video at full size would fill the memory
 DRAWN = 16  # clips per video where their number is not said
@@ -55,8 +55,6 @@ class EncodeRun:
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: str = "pixel:4"
     """A tokenizer by name or folder."""
-    crop: Crop = "center"
-    """random only with a tokenizer that sees several frames at once."""
     dtype: Precision = "float16"
     deviation: bool = True
     """Store the deviations too, twice the size, so that every epoch can sample the latents anew."""
@@ -85,25 +83,6 @@ class Decoded:
     shown: NDArray[np.int64] | None = None  # (ticks,) of the frames, where the rate varies
 
 
-def listing_of(config: FolderConfig) -> Listing:
-    """The videos of a folder, in the order of the source that reads them."""
-    root, source = Path(config.path), FolderSource(config)
-    return Listing(
-        root,
-        tuple(
-            Entry(path.relative_to(root).as_posix(), num_bytes=path.stat().st_size if path.is_file() else None)
-            for path in source.videos
-        ),
-    )
-
-
-def rule_of(config: FolderConfig) -> IntervalRule:
-    """How intervals are laid into videos: all alike is "reject", unless there is but one."""
-    if config.interval_rule == "fixed" and config.min_interval < config.max_interval:
-        return "reject"
-    return config.interval_rule
-
-
 def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviation: bool) -> Recipe:
     """What decides the latents.
 
@@ -128,7 +107,7 @@ def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviati
         num_frames=data.num_frames,
         min_interval=data.min_interval,
         max_interval=data.max_interval,
-        interval_rule=rule_of(data),
+        interval_rule=data.interval_rule,
         seed=data.seed,
     )
     return Recipe(
@@ -136,7 +115,7 @@ def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviati
         latent_shape=(channels, height, width),
         temporal_stride=stride,
         size=data.size,
-        crop=run.crop,
+        crop=data.crop,
         flip=data.flip,
         max_frames=data.max_frames,
         deviation=run.deviation and deviation,
@@ -243,7 +222,7 @@ def ahead(entries: Sequence[Entry], prepare: Callable[[Entry], Decoded], *, work
 def read(path: Path, name: str, recipe: Recipe) -> Decoded:
     """Decode what the recipe asks for of a video; a video that cannot be read keeps its place, with the reason."""
     try:
-        decoded = decode_video(path, max_frames=recipe.max_frames)
+        decoded = opened(path, max_frames=recipe.max_frames)
         shown = ticks(decoded.times)
         record = Record(name, len(shown), problem=decoded.problem)
         if recipe.drawn is not None:
@@ -281,15 +260,9 @@ def _clip(decoded: DecodedVideo, slot: Slot, recipe: Recipe) -> Frames:
     assert recipe.drawn is not None
     count, size = recipe.drawn.num_frames, recipe.size
     indices = clip_indices(decoded.times, start=slot.start, interval=slot.interval, count=count)
-    if recipe.crop == "center":
-        frames = decoded.rgb(indices, size=size)
-    else:
-        whole = decoded.rgb(indices)
-        height, width = whole.shape[1:3]
-        scale = size / min(height, width)
-        whole = resize(whole, max(size, round(height * scale)), max(size, round(width * scale)))
-        top, left = int(slot.top * (whole.shape[1] - size)), int(slot.left * (whole.shape[2] - size))
-        frames = whole[:, top : top + size, left : left + size]
+    # the middle of a picture is the reader's default, so that it is the same square to the pixel
+    at = {"top": slot.top, "left": slot.left} if recipe.crop == "random" else {}
+    frames = decoded.rgb(indices, size=size, **at)
     return frames[:, :, ::-1] if slot.flip else frames
 
 
