@@ -4,6 +4,7 @@ damaged, of another tokenizer or of other pixels."""
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import shutil
 import warnings
@@ -190,7 +191,7 @@ def test_drawn_clips_are_encoded_from_pixels_at_their_interval(videos: Path, tmp
         if crop == "centre":
             pictures = fit(pictures, 16)
         else:
-            left = int(draws.left * (round(24 * 16 / 20) - 16))
+            left = math.ceil(draws.left * (round(24 * 16 / 20) - 16) - 0.5)
             pictures = resize(pictures, 16, round(24 * 16 / 20))[:, :, left : left + 16]
         pictures = pictures[:, :, ::-1] if draws.flip < 0.5 else pictures
         pixels = to_pixels(torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2)[None])

@@ -260,9 +260,7 @@ def _clip(decoded: DecodedVideo, slot: Slot, recipe: Recipe) -> Frames:
     assert recipe.drawn is not None
     count, size = recipe.drawn.num_frames, recipe.size
     indices = clip_indices(decoded.times, start=slot.start, interval=slot.interval, count=count)
-    # the middle of a picture is the reader's default, so that it is the same square to the pixel
-    at = {"top": slot.top, "left": slot.left} if recipe.crop == "random" else {}
-    frames = decoded.rgb(indices, size=size, **at)
+    frames = decoded.rgb(indices, size=size, top=slot.top, left=slot.left)
     return frames[:, :, ::-1] if slot.flip else frames
 
 
