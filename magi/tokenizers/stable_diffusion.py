@@ -92,7 +92,7 @@ def _current(found: re.Match[str]) -> str:
 class StableDiffusionAutoencoder(nn.Module):
     """Stable Diffusion's autoencoder, which treats every frame alone: causal, and as good on one frame as on many.
 
-    It computes in the floating type of its weights, float32 unless moved to another; latents and pixels are float32.
+    ``network`` computes in the floating type that it is moved to, float32 by default; latents and pixels are float32.
     """
 
     shift: Tensor
@@ -126,9 +126,8 @@ class StableDiffusionAutoencoder(nn.Module):
         self.latent_shape(pixels.shape[1], *pixels.shape[-2:])
         frames = rearrange(pixels, "b t c h w -> (b t) c h w").to(self.network.dtype)
         told = [self.network.encode(chunk).latent_dist for chunk in frames.split(frames_per_chunk)]
-        shift, scale = self.shift.float()[:, None, None], self.scale.float()[:, None, None]
-        mean = (torch.cat([part.mean for part in told]).float() - shift) / scale
-        deviation = torch.cat([part.std for part in told]).float() / scale
+        mean = (torch.cat([part.mean for part in told]).float() - self.shift[:, None, None]) / self.scale[:, None, None]
+        deviation = torch.cat([part.std for part in told]).float() / self.scale[:, None, None]
         mean, deviation = (rearrange(x, "(b t) c h w -> b t c h w", b=len(pixels)) for x in (mean, deviation))
         return Posterior(mean.contiguous(), deviation.contiguous())
 
@@ -139,8 +138,7 @@ class StableDiffusionAutoencoder(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor, *, frames_per_chunk: int = 16) -> Tensor:
         """Return pixels (B, T, 3, H, W) float32, clamped to [-1, 1], of normalised ``latents`` (B, T, C, h, w)."""
-        frames = rearrange(latents, "b t c h w -> (b t) c h w").float()
-        frames = frames * self.scale.float()[:, None, None] + self.shift.float()[:, None, None]
+        frames = rearrange(latents, "b t c h w -> (b t) c h w") * self.scale[:, None, None] + self.shift[:, None, None]
         chunks = frames.to(self.network.dtype).split(frames_per_chunk)
         pixels = torch.cat([self.network.decode(chunk).sample.float() for chunk in chunks]).clamp(-1, 1)
         return rearrange(pixels, "(b t) c h w -> b t c h w", b=latents.shape[0]).contiguous()
