@@ -1,7 +1,7 @@
 """NVIDIA's Cosmos tokenizers CV4x8x8 and CV8x8x8: native weights through diffusers, or the published TorchScript pair.
 
-Both are strictly causal in time, encoder and decoder alike, and deterministic: the latents of a prefix are the prefix of
-the latents, and frames once decoded never change. The published statistics, where there are any, are per channel and
+Both are strictly causal in time, encoder and decoder alike, and deterministic: the latents of a prefix are the prefix
+of the latents, and frames once decoded never change. The published statistics, where there are any, are per channel and
 position; here they are per channel, since position must not matter to a model that goes on for ever.
 
 ``AutoencoderKLCosmos`` of diffusers represents both. Its pictures are first cut by a Haar transform of 4 x 4 x 4, so at
@@ -51,17 +51,19 @@ class CosmosConfig:
     resolution: int = 1024
 
     def __post_init__(self) -> None:
-        space = log2(self.spatial_compression_ratio / self.patch_size)
-        time = log2(self.temporal_compression_ratio / self.patch_size)
-        ratios = f"{self.temporal_compression_ratio}x{self.spatial_compression_ratio}x{self.spatial_compression_ratio}"
+        ratio, patch = self.spatial_compression_ratio, self.patch_size
+        space, time = log2(ratio / patch), log2(self.temporal_compression_ratio / patch)
+        ratios = f"{self.temporal_compression_ratio}x{ratio}x{ratio}"
         if not (space.is_integer() and time.is_integer() and space >= time >= 0):
-            raise ValueError(f"ratios {ratios} are not the patch of {self.patch_size} times powers of two, less in time")
+            raise ValueError(f"ratios {ratios} are not a patch of {patch} times powers of two, smaller ones in time")
         down, up = len(self.encoder_block_out_channels) - 2, len(self.decode_block_out_channels) - 2
-        # The decoder leaves its first level out when it goes up in time, so it has to have one level more.
-        if down < space or up < (space if time == 0 else time + 1) or (time > 0 and space != time):
+        # Where diffusers' decoder strides: in time from its second level on, and there in space too.
+        in_time = [0 < level <= time for level in range(up)]
+        in_space = [in_time[level] or (level < space and space > time) for level in range(up)]
+        if down < space or sum(in_time) != time or sum(in_space) != space:
             raise ValueError(
-                f"encoder {self.encoder_block_out_channels} and decoder {self.decode_block_out_channels} cannot be of "
-                f"ratios {ratios}: they have too few levels, or other ones, to come back to the frames encoded"
+                f"encoder {self.encoder_block_out_channels} and decoder {self.decode_block_out_channels} have too few "
+                f"levels for ratios {ratios}: what is decoded would have another size than what was encoded"
             )
 
 

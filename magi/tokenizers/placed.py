@@ -12,7 +12,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from magi.tokenizers.published import PUBLISHED, Published
 from magi.tokenizers.trust import Trust
 
 STEM = "diffusion_pytorch_model"  # of diffusers' files of weights
-PAIR: tuple[Literal["encoder"], Literal["decoder"]] = ("encoder", "decoder")
+PAIR = ("encoder", "decoder")  # stems of the TorchScript files
 
 
 def load_published(entry: Published, folder: Path, trust: Trust) -> Tokenizer:
@@ -165,8 +165,8 @@ def set_statistics(tokenizer: nn.Module, folder: Path) -> bool:
     """Take over the statistics that lie in ``folder``; whether there are any."""
     found = read_statistics(folder, int(tokenizer.latent_channels))  # type: ignore[arg-type]
     if found is not None:
-        tokenizer.shift.copy_(found[0])  # type: ignore[operator, arg-type]
-        tokenizer.scale.copy_(found[1])  # type: ignore[operator, arg-type]
+        tokenizer.shift.copy_(found[0])  # type: ignore[operator]
+        tokenizer.scale.copy_(found[1])  # type: ignore[operator]
     return found is not None
 
 
@@ -194,11 +194,15 @@ def torchscript_pair(
         Untrusted: nobody vouches for one of them.
         ValueError: one is missing, is another than expected, or is no TorchScript.
     """
-    contents = {}
+    contents: dict[str, bytes] = {}
     for part in PAIR:
         path = folder / f"{part}.jit"
         if not path.is_file():
-            named = next(entry for entry in PUBLISHED.values() if entry.temporal_stride == temporal_stride)
+            named = next(
+                entry
+                for entry in PUBLISHED.values()
+                if entry.family == "cosmos" and entry.temporal_stride == temporal_stride
+            )
             raise ValueError(named.missing(f"{path} is missing"))
         contents[part] = path.read_bytes()  # once: what is hashed is what runs
     digests = {part: hashlib.sha256(content).hexdigest() for part, content in contents.items()}

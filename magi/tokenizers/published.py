@@ -52,7 +52,8 @@ class Published:
     def missing(self, where: str) -> str:
         """One line for a place without the files: which are needed, who publishes them, the licence, and what to do."""
         files = f" {'or' if self.any_file else 'and'} ".join(self.files)
-        then = f"{self.converting}; then name it {self.name}:CONVERTED" if self.is_code else f"name it {self.name}:FOLDER"
+        named = f"name it {self.name}:"
+        then = f"{self.converting}, and {named}CONVERTED" if self.is_code else f"{named}FOLDER"
         return (
             f"{where}; the tokenizer {self.name} is {files} of {self.repository} on the Hugging Face hub, licence "
             f"{self.licence}: {self.placing}; then {then}"

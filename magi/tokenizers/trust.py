@@ -63,9 +63,9 @@ class Trust:
         """
         if not self.allows(digest):
             raise Untrusted(
-                f"{path} is code, which would run with your rights, and its sha256 {digest} is not pinned; if you trust "
-                f"who published it, give --sha256 {digest} or --trust-code, or add the line '{digest}  {path.name}' to "
-                f"{pin_file()}"
+                f"{path} is code, which would run with your rights, and its sha256 {digest} is not pinned; if you "
+                f"trust who published it, give --sha256 {digest} or --trust-code, or add the line "
+                f"'{digest}  {path.name}' to {pin_file()}"
             )
 
 
@@ -154,8 +154,8 @@ def _run(words: list[str], path: Path) -> None:
     command = [sys.executable, "-P", str(READER), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=SECONDS, env=environment, errors="replace"
+        done = subprocess.run(  # noqa: S603, our own program; what it reads is the matter of this module
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=SECONDS, env=environment
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"{path} was not read within {SECONDS} seconds") from None

@@ -158,7 +158,8 @@ def main(words: list[str]) -> int:
         raise Failed("it changed while it was looked at")
     if code_format == "torchscript":
         assert trusted == "trusted"
-        tensors, settings, omitted = from_torchscript(content, Path(folder)), {}, []
+        tensors = from_torchscript(content, Path(folder))
+        settings, omitted = settings_of(None)
     else:
         loaded = unpickle(content, trusted=trusted == "trusted")
         tensors = state_of(loaded)
