@@ -22,11 +22,11 @@ from magi.tokenizers import cosmos, stable_diffusion, store
 from magi.tokenizers.cosmos_names import architecture, diffusers_names
 from magi.tokenizers.fitting import fit
 from magi.tokenizers.placed import set_statistics, warn_unmeasured
-from magi.tokenizers.protocol import Tokenizer
+from magi.tokenizers.protocol import Tokenizer, latent_frames
 from magi.tokenizers.published import PUBLISHED, Published
 from magi.tokenizers.trust import Trust, read_code, sha256_of
 
-PROBE = (17, 64, 64)  # frames and pixels of the video that shows whether weights were understood
+PROBE = (17, 32, 32)  # frames and pixels of the video that shows whether weights were understood
 # How far apart what the file makes of it and what we make of it may be, as a share: rounding, of two kinds.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
@@ -119,60 +119,61 @@ def _cosmos(
 ) -> tuple[Tokenizer, dict[str, Any]]:
     if len(files) not in (1, 2):
         raise ValueError(f"give encoder.jit and decoder.jit, in this order, or autoencoder.jit; got {len(files)} files")
-    frames, *size = PROBE
-    draw = generator(0, "probe of a converted tokenizer").uniform(-1, 1, (1, 3, frames, *size))
-    probe: Tensor | None = torch.from_numpy(draw).float()
+    video, latents = _probes(entry.temporal_stride)
     state: dict[str, Tensor] = {}
     made: list[Tensor | None] = []
-    for path in files:
+    for path, probe in zip(files, (video, latents), strict=False):
         contents = read_code(path, "torchscript", digest=digests[path], trust=trust, probe=probe)
+        if not state and not any(name.startswith("encoder.") for name in contents.tensors):
+            raise ValueError(f"{path} holds no encoder; give encoder.jit and decoder.jit in this order")
         if repeated := state.keys() & contents.tensors.keys():
             raise ValueError(f"{files[0]} and {path} both hold {min(repeated)}; give the encoder and the decoder")
-        if not state and not any(tensor.startswith("encoder.") for tensor in contents.tensors):
-            raise ValueError(f"{path} holds no encoder; give encoder.jit and decoder.jit in this order")
         state.update(contents.tensors)
-        probe = contents.probed
-        made.append(probe)
+        made.append(contents.probed)
     config = architecture(state, entry.temporal_stride)
     tokenizer = cosmos.CosmosTokenizer(config)
-    network = tokenizer.network
-    fit(network, diffusers_names(state, network.state_dict(), config), " and ".join(map(str, files)))
+    network, source = tokenizer.network, " and ".join(map(str, files))
+    fit(network, diffusers_names(state, network.state_dict(), config), source)
     tokenizer.eval().requires_grad_(False)
-    types = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-    tolerance = max((TOLERANCE.get(kind, 0.0) for kind in types), default=0.0)
-    difference = _difference(network, torch.from_numpy(draw).float(), made)
-    if difference is None:
-        warnings.warn("the files cannot be run on this machine, so whether their weights were understood is unchecked",
-                      stacklevel=3)  # fmt: skip
-    elif not difference < tolerance:
-        raise ValueError(
-            f"{' and '.join(map(str, files))}: these are not the weights of {entry.name}, for the files make something "
-            f"else of a test video than the converted network, by a share of {difference:.2g} where {tolerance} may be "
-            "rounding"
-        )
+    differences = _differences(network, (video, latents), made)
+    tolerance = max(TOLERANCE.get(tensor.dtype, 0.0) for tensor in state.values())
+    for path, difference in zip(files, differences, strict=True):
+        if difference is None:
+            warnings.warn(
+                f"{path} cannot be run here, so whether its weights were understood is unchecked", stacklevel=3
+            )
+        elif not difference < tolerance:
+            raise ValueError(
+                f"{path} is not of {entry.name}: of a test input it makes something else than the network with its "
+                f"weights, by a share of {difference:.2g} where rounding is at most {tolerance}"
+            )
     if not set_statistics(tokenizer, files[0].parent):
         warn_unmeasured(entry.name)
-    return tokenizer, {"difference_from_files": difference}
+    return tokenizer, {"difference_from_files": differences}
+
+
+def _probes(temporal_stride: int) -> tuple[Tensor, Tensor]:
+    """A test video (1, 3, T, H, W) and test latents (1, 16, t, h, w), of noise."""
+    frames, *size = PROBE
+    draw = generator(0, "probe of a converted tokenizer")
+    video = draw.uniform(-1, 1, (1, 3, frames, *size))
+    cells = [side // cosmos.STRIDE for side in size]
+    latents = draw.normal(size=(1, cosmos.LATENT_CHANNELS, latent_frames(frames, temporal_stride), *cells))
+    return torch.from_numpy(video).float(), torch.from_numpy(latents).float()
 
 
 @torch.no_grad()
-def _difference(network: Any, video: Tensor, made: Sequence[Tensor | None]) -> float | None:
-    """How far what the network makes of a test video is from what the files made of it; None if they could not run."""
-    latents = network.encode(video).latent_dist.mode()
-    if len(made) == 1:
-        pairs = [(network.decode(latents).sample, made[0])]
-    else:
-        pairs = [(latents, made[0])]
-        if made[0] is not None:
-            pairs.append((network.decode(made[0]).sample, made[1]))
-    shares = []
-    for ours, theirs in pairs:
-        if theirs is None:
-            return None
-        if ours.shape != theirs.shape:
-            return float("inf")
-        shares.append(float((ours - theirs).norm() / theirs.norm()))
-    return max(shares)
+def _differences(network: Any, probes: tuple[Tensor, Tensor], made: Sequence[Tensor | None]) -> list[float | None]:
+    """How far what the network makes of the probes is from what each file made of them; None if that could not run."""
+    latents = network.encode(probes[0]).latent_dist.mode()
+    ours = [network.decode(latents).sample] if len(made) == 1 else [latents, network.decode(probes[1]).sample]
+    return [_share(mine, theirs) for mine, theirs in zip(ours, made, strict=True)]
+
+
+def _share(ours: Tensor, theirs: Tensor | None) -> float | None:
+    if theirs is None:
+        return None
+    return float((ours - theirs).norm() / theirs.norm()) if ours.shape == theirs.shape else float("inf")
 
 
 def _omnitokenizer(files: Sequence[Path], digests: dict[Path, str], trust: Trust) -> tuple[Tokenizer, dict[str, Any]]:

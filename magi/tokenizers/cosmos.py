@@ -214,11 +214,18 @@ class CosmosTorchScript(_Causal):
         self.dtype = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), torch.float32)
 
     def _encoded(self, videos: Tensor) -> Tensor:
-        told = self.encoder(videos.to(self.dtype))
-        latents: Tensor = told if isinstance(told, Tensor) else told[0]
-        return latents
+        return self._run(self.encoder, videos)
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        told = self.decoder(latents.to(self.dtype))
-        videos: Tensor = told if isinstance(told, Tensor) else told[0]
-        return videos
+        return self._run(self.decoder, latents)
+
+    def _run(self, half: nn.Module, given: Tensor) -> Tensor:
+        try:
+            told = half(given.to(self.dtype))
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.place} is TorchScript in {self.dtype}, which cannot run on {given.device}: "
+                f"{str(error).splitlines()[0]}; magi tokenizer convert makes it a tokenizer in float32"
+            ) from error
+        made: Tensor = told if isinstance(told, Tensor) else told[0]
+        return made

@@ -134,19 +134,27 @@ def is_plain(value: Any) -> bool:
 def from_torchscript(content: bytes, folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a TorchScript module; if there is a `probe` to give it, what it makes of that goes to `probed`."""
     module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-    state = dict(module.state_dict())
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}  # in the type it was published in
     probe = folder / "probe.safetensors"
     if probe.is_file():
-        given = load_file(probe)["probe"]
-        given = given.to(next((tensor.dtype for tensor in state.values() if tensor.is_floating_point()), given.dtype))
+        made = _run(module, load_file(probe)["probe"])
+        if made is not None:
+            save_file({"probed": made.float().contiguous().clone()}, folder / "probed.safetensors")
+    return state
+
+
+def _run(module: torch.jit.ScriptModule, given: torch.Tensor) -> torch.Tensor | None:
+    """The first that the module makes of a tensor, in its own type or, since CPUs cannot do all in bfloat16, in
+    float32; None if it was traced for other devices or types."""
+    own = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+    for dtype in dict.fromkeys((own, torch.float32)):
         try:
             with torch.no_grad():
-                made = module(given)
-        except RuntimeError:  # it was traced for other devices; its weights are as good
-            return state
-        made = made if isinstance(made, torch.Tensor) else made[0]
-        save_file({"probed": made.float().contiguous().clone()}, folder / "probed.safetensors")
-    return state
+                made = module.to(dtype)(given.to(dtype))
+        except RuntimeError:
+            continue
+        return made if isinstance(made, torch.Tensor) else made[0]
+    return None
 
 
 def main(words: list[str]) -> int:
