@@ -262,15 +262,13 @@ def pair(temporal: int, *, latents: int = 16) -> tuple[WholeEncoder, WholeDecode
     return encoder.eval(), WholeDecoder(Decoder(decoder, blocks=1, **options), latents).eval()
 
 
-def write_pair(folder: Path, temporal: int, *, dtype: torch.dtype = torch.float32) -> list[Path]:
-    """Trace a pair as it is published and write encoder.jit and decoder.jit; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_pair(folder: Path, temporal: int) -> None:
+    """Trace a pair as it is published and write encoder.jit and decoder.jit."""
     encoder, decoder = pair(temporal)
     with torch.no_grad():
         video = torch.rand(1, 3, 17, 16, 16)
         for module, given, name in ((encoder, video, "encoder"), (decoder, encoder(video)[0], "decoder")):
-            torch.jit.trace(module, given, check_trace=False).to(dtype).save(str(folder / f"{name}.jit"))
-    return [folder / "encoder.jit", folder / "decoder.jit"]
+            torch.jit.trace(module, given, check_trace=False).save(str(folder / f"{name}.jit"))
 
 
 def write_whole(folder: Path, temporal: int) -> Path:

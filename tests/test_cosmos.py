@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,6 @@ from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load, save_release
-from magi.tokenizers import trust, untrusted
 from magi.tokenizers.convert import convert
 from magi.tokenizers.cosmos import CV4X8X8, CV8X8X8, CosmosConfig, CosmosTokenizer, CosmosTorchScript, statistics_of
 from magi.tokenizers.published import PUBLISHED
@@ -25,6 +25,7 @@ from magi.tokenizers.streaming import decode_stream
 from magi.tokenizers.trust import PIN_FILE, Trust, Untrusted, sha256_of
 from tests.cosmos_published import pair, write_pair, write_whole
 from tests.test_stable_diffusion import assert_same
+from tests.test_trust import read_here as read_here
 
 TRUSTED = Trust(code=True)
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
@@ -53,15 +54,11 @@ def video(frames: int = 17, videos: int = 2) -> torch.Tensor:
     return torch.rand(videos, frames, 3, 16, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-@pytest.fixture
-def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the program that reads code in this process: starting another takes seconds."""
-
-    def run(words: list[str], path: Path) -> None:
-        assert untrusted.main(words) == 0
-
-    monkeypatch.setattr(trust, "_run", run)
-    monkeypatch.setattr(untrusted, "limit", lambda size, seconds: None)
+@pytest.fixture(autouse=True)
+def unoptimised() -> Iterator[None]:
+    """TorchScript is not compiled for each of a few runs."""
+    with torch.jit.optimized_execution(False):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +118,7 @@ def test_a_prefix_is_encoded_and_decoded_exactly(tokenizer: CosmosTokenizer | Co
         changed[:, known:] *= -1
         count = 1 + known // stride
         torch.testing.assert_close(tokenizer.encode(changed)[:, :count], latents[:, :count], rtol=0, atol=1e-6)
-        assert (tokenizer.encode(changed)[:, count:] - latents[:, count:]).abs().amax() > 1e-2
+        assert (tokenizer.encode(changed)[:, count:] - latents[:, count:]).abs().amax() > 1e-4
         torch.testing.assert_close(tokenizer.encode(pixels[:, :known]), latents[:, :count], **CLOSE)
         torch.testing.assert_close(tokenizer.decode(latents[:, :count]), frames[:, :known], **CLOSE)
 
@@ -220,19 +217,20 @@ def test_files_of_another_tokenizer_are_found_out(tmp_path: Path, published: Pat
 
 @pytest.mark.filterwarnings(UNMEASURED)
 @pytest.mark.usefixtures("read_here")
-def test_a_pair_in_bfloat16_converts(tmp_path: Path) -> None:
+def test_a_pair_in_bfloat16_converts(published: Path, tmp_path: Path) -> None:
     """The pair keeps its own type, in which its casts may be written down, and what a CPU cannot do in it is said. The
     conversion widens the weights, which loses nothing: it is the network with them in float32."""
-    files = write_pair(tmp_path / "pair", 4, dtype=torch.bfloat16)
-    scripted = load_tokenizer(f"cosmos-cv4x8x8:{tmp_path / 'pair'}", trust=TRUSTED)
-    made = convert("cosmos-cv4x8x8", files, tmp_path / "out", trust=TRUSTED)
+    for path in files_of(published):
+        torch.jit.load(str(path)).to(torch.bfloat16).save(str(tmp_path / path.name))
+    scripted = load_tokenizer(f"cosmos-cv4x8x8:{tmp_path}", trust=TRUSTED)
+    made = convert("cosmos-cv4x8x8", files_of(tmp_path), tmp_path / "out", trust=TRUSTED)
     encoder, _ = pair(4)
     with torch.no_grad():
         expected = encoder.to(torch.bfloat16).float()(video().movedim(2, 1))[0].movedim(1, 2)
     torch.testing.assert_close(made.encode(video()), expected, **CLOSE)
     rough = scripted.decode(expected)
     assert 0 < float((rough - made.decode(expected)).norm() / rough.norm()) < 0.05
-    with pytest.raises(ValueError, match=r"in torch\.bfloat16 cannot run on cpu.*magi tokenizer convert"):
+    with pytest.raises(ValueError, match=r"in torch\.bfloat16, which cannot run on cpu.*avg_pool3d.*magi tokenizer convert"):
         scripted.encode(video())
 
 

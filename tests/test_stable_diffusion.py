@@ -39,7 +39,7 @@ def pixels() -> torch.Tensor:
 
 
 def assert_same(one: Tokenizer, other: Tokenizer, pixels: torch.Tensor) -> None:
-    """The same to the bit by weights and description; by latents to rounding, which knows where in memory weights lie."""
+    """By weights and description the same to the bit; by latents to rounding, which knows where in memory they lie."""
     assert fingerprint(one) == fingerprint(other)
     torch.testing.assert_close(one.encode(pixels), other.encode(pixels), rtol=1e-4, atol=1e-6)
 

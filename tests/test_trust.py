@@ -36,6 +36,17 @@ class Sentinel:
         return self.call, (f"touch {self.path}" if self.call is os.system else f"open({str(self.path)!r}, 'w')",)
 
 
+@pytest.fixture
+def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the program that reads code in this process: starting another takes seconds."""
+
+    def run(words: list[str], path: Path) -> None:
+        assert untrusted.main(words) == 0
+
+    monkeypatch.setattr("magi.tokenizers.trust._run", run)
+    monkeypatch.setattr(untrusted, "limit", lambda size, seconds: None)
+
+
 @pytest.fixture(autouse=True)
 def no_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PIN_FILE, str(tmp_path / "pins"))
@@ -53,7 +64,7 @@ def write(path: Path, content: Any) -> Path:
 
 def test_a_malicious_pickle_does_not_run(tmp_path: Path) -> None:
     """Among honest weights, an object whose unpickling calls the shell: the file is refused with what it names and its
-    hash, and the shell was never called. With that hash it is called, so the refusal was what stopped it."""
+    hash, and the shell was never called. Read as if it were trusted it is called: the refusal was what stopped it."""
     sentinel = tmp_path / "ran"
     state = {"quant_conv.weight": torch.zeros(8, 8, 1, 1), "extra": Sentinel(sentinel)}
     file = write(tmp_path / "diffusion_pytorch_model.bin", state)
@@ -62,8 +73,7 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path) -> None:
     with pytest.raises(Untrusted, match=rf"is code: it names posix\.system.*--sha256 {digest}"):
         convert_command(words)
     assert not sentinel.exists() and not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match=r"is not what it is taken for, 2\d\d differences"):
-        convert_command([*words, "--sha256", digest])
+    untrusted.unpickle(file.read_bytes(), trusted=True)
     assert sentinel.exists()
 
 
@@ -73,7 +83,7 @@ def test_no_form_of_pickle_runs(call: Any, zipped: bool, tmp_path: Path) -> None
     """In today's archives and in the bare pickles of before 2020, whatever is called, and wherever it hides."""
     content = {"hyper_parameters": argparse.Namespace(x=Sentinel(tmp_path / "ran", call)), "state_dict": {}}
     torch.save(content, tmp_path / "file", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(untrusted.NeedsTrust, match="it names (posix.system|eval|exec), which is code"):
+    with pytest.raises(untrusted.NeedsTrust, match=r"it names (posix\.system|eval|exec), which is code"):
         untrusted.unpickle((tmp_path / "file").read_bytes(), trusted=False)
     assert not (tmp_path / "ran").exists()
 
@@ -95,11 +105,14 @@ def lightning_like(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+@pytest.mark.usefixtures("read_here")
 def test_a_lightning_checkpoint_is_read_without_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors to the bit and in their own type, arguments out of the Namespace as plain values; those that are none are
     named; Lightning itself is not needed, and stays what it is: a name."""
     content = lightning_like(monkeypatch)
-    contents = read(write(tmp_path / "k600.ckpt", content))
+    file = write(tmp_path / "k600.ckpt", content)
+    monkeypatch.delitem(sys.modules, "pytorch_lightning.callbacks")
+    contents = read(file)
     assert contents.tensors.keys() == content["state_dict"].keys()
     for name, tensor in content["state_dict"].items():
         assert torch.equal(contents.tensors[name], tensor) and contents.tensors[name].dtype == tensor.dtype
@@ -147,12 +160,13 @@ def test_what_is_no_state_dict_is_refused(content: Any, message: str) -> None:
 def test_garbage_and_changed_files_are_refused(tmp_path: Path) -> None:
     """A text is no checkpoint; and a file that is no longer the one that was vouched for is not read."""
     (tmp_path / "garbage.bin").write_bytes(b"not a pickle at all")
-    with pytest.raises(ValueError, match=r"garbage\.bin (is code: it is more than tensors|was not read)"):
-        read(tmp_path / "garbage.bin")
+    with pytest.raises(untrusted.NeedsTrust, match="it is more than tensors"):
+        untrusted.unpickle(b"not a pickle at all", trusted=False)
     with pytest.raises(untrusted.Failed, match="it changed"):
         untrusted.main(["pickle", str(tmp_path / "garbage.bin"), str(tmp_path), "0" * 64, "trusted", str(10**6)])
 
 
+@pytest.mark.usefixtures("read_here")
 def test_old_weights_convert_to_the_same_tokenizer(tmp_path: Path) -> None:
     """Pickled, with the attention layers' old names: the folder that comes out has no code, says where it is from, and
     is the tokenizer whose weights went in, to the bit."""

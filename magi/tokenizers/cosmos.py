@@ -225,7 +225,7 @@ class CosmosTorchScript(_Causal):
         except NotImplementedError as error:
             raise ValueError(
                 f"{self.place} is TorchScript in {self.dtype}, which cannot run on {given.device}: "
-                f"{str(error).splitlines()[0]}; magi tokenizer convert makes it a tokenizer in float32"
+                f"{str(error).splitlines()[-1]}; magi tokenizer convert makes it a tokenizer in float32"
             ) from error
         made: Tensor = told if isinstance(told, Tensor) else told[0]
         return made

@@ -149,7 +149,7 @@ def _run(module: torch.jit.ScriptModule, given: torch.Tensor) -> torch.Tensor | 
     own = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
     for dtype in dict.fromkeys((own, torch.float32)):
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch.jit.optimized_execution(False):  # it runs once
                 made = module.to(dtype)(given.to(dtype))
         except RuntimeError:
             continue
