@@ -120,12 +120,13 @@ def test_a_lightning_checkpoint_is_read_without_running(tmp_path: Path, monkeypa
     assert contents.arguments == plain and list(contents.omitted) == ["dtype"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is in use is only told by Linux")
 def test_a_small_file_cannot_take_all_memory(tmp_path: Path) -> None:
-    """A tensor of a terabyte that repeats one number takes no room in a file; writing it out meets the limit, which is
-    told in a line."""
-    file = write(tmp_path / "bomb.bin", {"weight": torch.zeros(1).expand(2**38)})
+    """A tensor of four gigabytes that repeats one number takes no room in a file; writing it out meets the limit, which
+    is told in a line, where there is one."""
+    file = write(tmp_path / "bomb.bin", {"weight": torch.zeros(1).expand(2**30)})
     assert file.stat().st_size < 2000
-    with pytest.raises(ValueError, match=r"bomb\.bin (was not read|.*limit of memory)"):
+    with pytest.raises(ValueError, match=r"bomb\.bin was not read: .*memory"):
         read(file)
 
 

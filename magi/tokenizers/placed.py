@@ -91,7 +91,7 @@ def _fetched(entry: Published) -> Path:
     try:
         found = [client.hf_hub_download(entry.repository, name) for name in names]
     except OSError as error:  # no network, no such file, no permission: all of its errors are of this kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
         raise ValueError(entry.missing(f"{entry.repository} could not be fetched ({reason})")) from error
     finally:
         client.logging.set_verbosity(level)
