@@ -4,20 +4,93 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from magi import checkpoint
 from magi.pretrained import find
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from magi.tokenizers.cosmos import CosmosConfig, CosmosTokenizer, CosmosTorchScript
+from magi.tokenizers.fitting import check_statistics
 from magi.tokenizers.pixel import PixelTokenizer
+from magi.tokenizers.placed import find_folder, load_published, torchscript_pair
 from magi.tokenizers.protocol import Tokenizer
+from magi.tokenizers.published import PUBLISHED, Published
+from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
+from magi.tokenizers.trust import Trust
 
 STEM = "tokenizer"  # of the file that holds a tokenizer's weights, alone or beside a model's
+PINS = "@sha256:"  # in a name, before the hashes of files that are trusted
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a kind of tokenizer is kept: as a description that is plain data, and perhaps weights."""
+
+    made: type
+    describe: Callable[[Any], Any]
+    build: Callable[[Any, Trust], Tokenizer]
+    """From the description; the weights are loaded afterwards."""
+    has_weights: bool = True
+    whereabouts: tuple[str, ...] = ()
+    """What of the description says where the tokenizer is, not what it is."""
+
+
+def _by_config(made: Callable[..., Tokenizer], config: Callable[..., Any]) -> Kind:
+    """A network that its `config`, a frozen dataclass, and its state dict are all of."""
+    assert isinstance(made, type)
+    return Kind(
+        made,
+        lambda tokenizer: asdict(tokenizer.config),
+        lambda described, _: made(checkpoint.read_config(config, described)),
+    )
+
+
+def _describe_pair(pair: CosmosTorchScript) -> dict[str, Any]:
+    return {
+        "temporal_stride": pair.temporal_stride,
+        "place": pair.place,
+        "sha256": pair.sha256,
+        "shift": pair.shift.tolist(),
+        "scale": pair.scale.tolist(),
+    }
+
+
+def _find_pair(described: Mapping[str, Any], trust: Trust) -> CosmosTorchScript:
+    """The files that a release refers to, since it must not hold code; refused if they are others by now."""
+    pair = torchscript_pair(
+        Path(described["place"]),
+        temporal_stride=described["temporal_stride"],
+        trust=trust,
+        expected=described["sha256"],
+    )
+    shift, scale = torch.tensor(described["shift"]), torch.tensor(described["scale"])
+    check_statistics(shift, scale, pair.latent_channels, "config.json")
+    pair.shift.copy_(shift)
+    pair.scale.copy_(scale)
+    return pair
+
+
+KINDS: dict[str, Kind] = {
+    "pixel": Kind(PixelTokenizer, lambda made: made.spatial_stride, lambda told, _: PixelTokenizer(told), False),
+    "autoencoder": _by_config(Autoencoder, AutoencoderConfig),
+    "stable-diffusion": _by_config(StableDiffusionAutoencoder, StableDiffusionConfig),
+    "cosmos": _by_config(CosmosTokenizer, CosmosConfig),
+    "cosmos-torchscript": Kind(CosmosTorchScript, _describe_pair, _find_pair, False, ("place",)),
+}
+"""By the word under which a description is kept."""
+
+
+def _kind_of(tokenizer: Tokenizer) -> str:
+    for name, kind in KINDS.items():
+        if isinstance(tokenizer, kind.made):
+            return name
+    raise ValueError(f"a {type(tokenizer).__name__} cannot be released; use one of the kinds {', '.join(KINDS)}")
 
 
 def describe(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -26,38 +99,54 @@ def describe(tokenizer: Tokenizer) -> dict[str, Any]:
     Raises:
         ValueError: a tokenizer of a kind that cannot be released.
     """
-    if isinstance(tokenizer, Autoencoder):
-        return {"autoencoder": asdict(tokenizer.config)}
-    if isinstance(tokenizer, PixelTokenizer):
-        return {"pixel": tokenizer.spatial_stride}
-    raise ValueError(f"a {type(tokenizer).__name__} cannot be released; use an autoencoder or a pixel tokenizer")
+    name = _kind_of(tokenizer)
+    return {name: KINDS[name].describe(tokenizer)}
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
     """SHA-256 of what decides its latents: its description and weights. The same wherever its folder lies."""
-    digest = hashlib.sha256(json.dumps(describe(tokenizer), sort_keys=True).encode())
+    ((name, described),) = describe(tokenizer).items()
+    if KINDS[name].whereabouts:
+        described = {key: value for key, value in described.items() if key not in KINDS[name].whereabouts}
+    digest = hashlib.sha256(json.dumps({name: described}, sort_keys=True).encode())
     for tensors in weights(tokenizer).values():
-        for name, tensor in sorted(tensors.items()):
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        for key, tensor in sorted(tensors.items()):
+            digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
 def weights(tokenizer: Tokenizer) -> dict[str, dict[str, Tensor]]:
     """The tensors to save with the description, by file stem."""
-    return {STEM: tokenizer.state_dict()} if isinstance(tokenizer, nn.Module) else {}
+    if not KINDS[_kind_of(tokenizer)].has_weights:
+        return {}
+    assert isinstance(tokenizer, nn.Module)
+    return {STEM: tokenizer.state_dict()}
 
 
-def restore(directory: Path, description: Mapping[str, Any]) -> Tokenizer:
+def restore(directory: Path, description: Mapping[str, Any], *, trust: Trust | None = None) -> Tokenizer:
     """The tokenizer a verified folder describes, ready to encode and decode.
+
+    Args:
+        directory: the folder.
+        description: as `describe` gave it.
+        trust: what may run of files that are code and that the folder refers to; by default what is pinned.
 
     Raises:
         CheckpointError: its weights are missing or do not fit the description.
+        Untrusted: it refers to files that are code, and nobody vouches for them.
+        ValueError: it refers to files that are not there, or are others by now.
     """
-    if "pixel" in description:
-        return PixelTokenizer(description["pixel"])
-    model = Autoencoder(checkpoint.read_config(AutoencoderConfig, description["autoencoder"]))
-    model.load_state_dict(checkpoint.load_tensors(directory, STEM, model.state_dict()))
-    return model.eval().requires_grad_(False)
+    ((name, described),) = description.items()
+    if name not in KINDS:
+        raise checkpoint.CheckpointError(
+            f"{directory}: its tokenizer is of the kind {name!r}; this version knows {', '.join(KINDS)}"
+        )
+    tokenizer = KINDS[name].build(described, trust or Trust())
+    if not isinstance(tokenizer, nn.Module):
+        return tokenizer
+    if KINDS[name].has_weights:
+        tokenizer.load_state_dict(checkpoint.load_tensors(directory, STEM, tokenizer.state_dict()))
+    return tokenizer.eval().requires_grad_(False)
 
 
 def save_autoencoder(directory: Path, model: Autoencoder, card: str, *, run: Mapping[str, Any]) -> None:
@@ -67,15 +156,20 @@ def save_autoencoder(directory: Path, model: Autoencoder, card: str, *, run: Map
     checkpoint.save(directory, weights(model), {"config.json": described, "README.md": card})
 
 
-def load_tokenizer(name: str) -> Tokenizer:
+def load_tokenizer(name: str, *, trust: Trust | None = None) -> Tokenizer:
     """A tokenizer by name.
 
     Args:
-        name: ``pixel:4`` cuts pixels into 4 x 4 squares; a folder written by `magi tokenizer train` or `magi train`
-            gives the tokenizer in it; the name of a pretrained model gives that model's.
+        name: ``pixel:4`` cuts pixels into 4 x 4 squares; a folder written by `magi tokenizer train`, `magi tokenizer
+            convert` or `magi train` gives the tokenizer in it; the name of a pretrained model gives that model's.
+            ``sd14:PLACE`` and the other names of `PUBLISHED` give that tokenizer from a folder of its files as they are
+            published or of `magi tokenizer convert`, or from the hub if PLACE is the repository's id; for those that
+            hold no code, without PLACE, from the hub's cache. ``NAME:PLACE@sha256:HEX,HEX`` trusts these files.
+        trust: what may run of files that are code; by default what is pinned.
 
     Raises:
-        ValueError: the name is none of these.
+        ValueError: the name is none of these, or the files are not there or not what they should be.
+        Untrusted: the files are code, and nobody vouches for them.
         CheckpointError: the folder is damaged.
     """
     kind, _, argument = name.partition(":")
@@ -83,11 +177,31 @@ def load_tokenizer(name: str) -> Tokenizer:
         if argument and not argument.isdigit():
             raise ValueError(f"tokenizer {name!r}: the stride after 'pixel:' must be a whole number, as in pixel:4")
         return PixelTokenizer(int(argument)) if argument else PixelTokenizer()
+    if kind in PUBLISHED:
+        return _load_published(PUBLISHED[kind], argument, trust or Trust())
     directory = find(name)
     if not (directory / "config.json").is_file():
         raise ValueError(
-            f"tokenizer {name!r} is neither pixel[:STRIDE], nor a pretrained model, nor a folder with config.json; "
-            "train one with magi tokenizer train"
+            f"tokenizer {name!r} is neither pixel[:STRIDE], nor a pretrained model, nor a folder with config.json, nor "
+            f"one of {', '.join(PUBLISHED)} with :FOLDER; train one with magi tokenizer train"
         )
     checkpoint.verify(directory)
-    return restore(directory, json.loads((directory / "config.json").read_text())["tokenizer"])
+    return restore(directory, json.loads((directory / "config.json").read_text())["tokenizer"], trust=trust)
+
+
+def _load_published(entry: Published, argument: str, trust: Trust) -> Tokenizer:
+    place, _, pins = argument.partition(PINS)
+    if pins:
+        trust = Trust(trust.code, trust.sha256 | set(pins.split(",")))
+    folder = find_folder(entry, place)
+    if not (folder / checkpoint.MANIFEST).is_file():
+        return load_published(entry, folder, trust)
+    checkpoint.verify(folder)
+    told = json.loads((folder / "config.json").read_text())
+    converted = told.get("source", {}).get("name")
+    if converted != entry.name:
+        raise ValueError(
+            f"{folder} holds {converted or 'a tokenizer that was not converted'}, not {entry.name}; name it as it is, "
+            "or by its folder alone"
+        )
+    return restore(folder, told["tokenizer"], trust=trust)
