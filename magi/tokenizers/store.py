@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from magi import checkpoint
 from magi.pretrained import find
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from magi.tokenizers.causal_autoencoder import CausalAutoencoder
+from magi.tokenizers.kl import KlAutoencoder
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.protocol import Tokenizer
 
@@ -26,6 +28,8 @@ def describe(tokenizer: Tokenizer) -> dict[str, Any]:
     Raises:
         ValueError: a tokenizer of a kind that cannot be released.
     """
+    if isinstance(tokenizer, CausalAutoencoder):
+        return {"causal_autoencoder": asdict(tokenizer.config)}
     if isinstance(tokenizer, Autoencoder):
         return {"autoencoder": asdict(tokenizer.config)}
     if isinstance(tokenizer, PixelTokenizer):
@@ -55,12 +59,14 @@ def restore(directory: Path, description: Mapping[str, Any]) -> Tokenizer:
     """
     if "pixel" in description:
         return PixelTokenizer(description["pixel"])
-    model = Autoencoder(checkpoint.read_config(AutoencoderConfig, description["autoencoder"]))
+    kind = "causal_autoencoder" if "causal_autoencoder" in description else "autoencoder"
+    config = checkpoint.read_config(AutoencoderConfig, description[kind])
+    model = CausalAutoencoder(config) if kind == "causal_autoencoder" else Autoencoder(config)
     model.load_state_dict(checkpoint.load_tensors(directory, STEM, model.state_dict()))
     return model.eval().requires_grad_(False)
 
 
-def save_autoencoder(directory: Path, model: Autoencoder, card: str, *, run: Mapping[str, Any]) -> None:
+def save_autoencoder(directory: Path, model: KlAutoencoder, card: str, *, run: Mapping[str, Any]) -> None:
     """Write a released autoencoder: weights with their latent statistics, configuration with facts about its training,
     and a card that says where it comes from."""
     described = {"tokenizer": describe(model), "run": dict(run)}
