@@ -28,13 +28,13 @@ from magi.cli.clips import read_given
 from magi.cli.models import find_release
 from magi.cli.runs import resolve
 from magi.cli.settings import flatten, read_flags, write_settings
-from magi.cli.tokenizer import TokenizerArguments
+from magi.cli.tokenizer_train import TokenizerArguments
 from magi.cli.train import TrainArguments
 from magi.data.world import World, WorldConfig
 from magi.evaluation.world import FROZEN, WorldTest, describe, is_frozen
 from magi.experiments.autoencoder import AutoencoderRun
-from magi.experiments.presets import OWN, PRESETS, TOKENIZERS, own_tokenizer
-from magi.experiments.video import VideoRun
+from magi.experiments.presets import PRESETS, TOKENIZERS, own_tokenizer
+from magi.experiments.video import OWN, VideoRun
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig

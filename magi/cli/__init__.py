@@ -18,7 +18,7 @@ from magi.threads import configure_threads
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("magi.cli.demo", "see the shipped model at work, and a toy model learn, on one page"),
     "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
-    "tokenizer": ("magi.cli.tokenizer", "train the autoencoder that a model works in: magi tokenizer train"),
+    "tokenizer": ("magi.cli.tokenizer", "train, check or measure the tokenizer that a model works in"),
     "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),
     "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),

@@ -115,5 +115,5 @@ class Autoencoder(KlAutoencoder):
     def decode(self, latents: Tensor, *, frames_per_chunk: int = 64) -> Tensor:
         """Return pixels (B, T, 3, H, W) float32, clamped to [-1, 1], of normalised ``latents`` (B, T, C, h, w)."""
         frames = self.raw(rearrange(latents, "b t c h w -> (b t) c h w"))
-        pixels = torch.cat([full_precision(self.decoder(chunk)) for chunk in frames.split(frames_per_chunk)]).clamp(-1, 1)
-        return rearrange(pixels, "(b t) c h w -> b t c h w", b=latents.shape[0]).contiguous()
+        pixels = torch.cat([full_precision(self.decoder(chunk)) for chunk in frames.split(frames_per_chunk)])
+        return rearrange(pixels.clamp(-1, 1), "(b t) c h w -> b t c h w", b=latents.shape[0]).contiguous()

@@ -13,14 +13,15 @@ into space and time (R(2+1)D, arXiv 1711.11248); the count of frames and the cau
 (arXiv 2310.05737).
 
 Shapes:
-    B videos, T = 1 + 4 (t - 1) frames, H x W pixels; t latent frames, C latent channels, h x w = H / stride x W / stride.
-    c channels, n frames of features at whatever rate.
+    B videos, T = 1 + 4 (t - 1) frames, H x W pixels; t latent frames, C latent channels, h x w = H / stride x W /
+    stride. c channels, n frames of features at whatever rate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from einops import rearrange, repeat
@@ -103,13 +104,12 @@ class Encoder(nn.Module):
             nn.ModuleList(CausalBlock(width, groups) for _ in range(blocks))
             for width, blocks in zip(widths, config.encoder_blocks, strict=True)
         )
-        steps = zip(widths[:-1], widths[1:], strict=True)
-        self.down = nn.ModuleList(nn.Conv2d(one, two, 3, stride=2, padding=1) for one, two in steps)
+        self.down = nn.ModuleList(nn.Conv2d(one, two, 3, stride=2, padding=1) for one, two in pairwise(widths))
         self.norm = nn.GroupNorm(groups, widths[-1])
         self.out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor, past: Past) -> Tensor:
-        """Map the next frames (B, T, 3, H, W), 1 + 4k of them at the beginning and 4k afterwards, to (B, t, 2C, h, w)."""
+        """Map the next frames (B, T, 3, H, W), at the beginning 1 + 4k of them and then 4k, to (B, t, 2C, h, w)."""
         if past.begin():
             still = repeat(pixels[:, 0], "b c h w -> b n c h w", n=TEMPORAL_STRIDE - 1)
             pixels = torch.cat([still, pixels], dim=1)
