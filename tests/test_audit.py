@@ -120,14 +120,17 @@ LIES: dict[str, tuple[Any, set[str]]] = {
         {f"{what} at {place}" for what in ("encoder: a square", "decoder: a cell")
          for place in ((0, 0, 15), (2, 15, 0))} | PREFIX | SUFFIX,
     ),
-    "pixels from 0 to 1": (Wrapped(before_encode=lambda x: (x + 1) / 2), {"offset of an even grey", "contrast kept", "round trip, PSNR"}),
+    "pixels from 0 to 1": (
+        Wrapped(before_encode=lambda x: (x + 1) / 2), {"offset of an even grey", "contrast kept", "round trip, PSNR"},
+    ),
     "pixels beyond the range": (Wrapped(after_decode=lambda x: x * 1.1), {"decoded pixels"}),
     "noise in the latents": (
         Wrapped(after_encode=lambda z: z + 0.01 * torch.randn_like(z)),
         {"encoded twice", "encoded without the other clips"} | PREFIX,
     ),
     "clips that mix": (
-        Wrapped(after_encode=lambda z: z - 0.1 * z.mean(dim=0, keepdim=True)), {"encoded without the other clips"} | PREFIX,
+        Wrapped(after_encode=lambda z: z - 0.1 * z.mean(dim=0, keepdim=True)),
+        {"encoded without the other clips"} | PREFIX,
     ),
     "a stream that forgets": (Forgetful(), {"decoder: latents one by one, not at once"}),
     "not a number": (
