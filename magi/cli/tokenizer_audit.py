@@ -69,6 +69,8 @@ def main(words: Sequence[str]) -> int:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         findings = list(audit(tokenizer, pixels, least_psnr=arguments.least_psnr))
     print(show(findings))
+    if not tokenizer.is_causal:
+        print("\nit does not claim to be causal: contexts are encoded alone, whole videos decoded at once")
     broken = [finding for finding in findings if finding.holds is False]
     if arguments.json is not None:
         record = {

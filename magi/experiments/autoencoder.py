@@ -58,8 +58,7 @@ def check_clips(run: AutoencoderRun) -> None:
     Raises:
         ValueError: naming the sizes that do not fit.
     """
-    data = run.data.chosen
-    run.build().latent_shape(data.num_frames, data.size, data.size)
+    latent_shape(run, run.build())
 
 
 def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distributed) -> Path:
@@ -102,18 +101,24 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
     averaged = state.ema.model
     assert isinstance(averaged, KlAutoencoder)
     averaged.measure_statistics(to_pixels(clips.to(distributed.device)) for clips in held(WATCHED, MEASURED))
-    release = run_dir / "release"
     if distributed.is_first:
         truth = torch.cat(list(held(0, GRADED)))
         shown = torch.cat([reconstruct(averaged, clips.to(distributed.device)) for clips in truth.split(AT_ONCE)])
-        quality = Quality(psnr(shown, truth), ssim(shown, truth))
-        text = card(run, averaged, quality)
-        publish(release, lambda folder: save_autoencoder(folder, averaged, text, run={"samples": state.samples}))
-        pictures = truth[:PICTURES], shown[:PICTURES]
-        record = reconstructions(run, averaged, quality, log=run_dir / "metrics.jsonl", pictures=pictures)
-        (run_dir / PAGE).write_text(tokenizer_page(record), encoding="utf-8")
-        print(f"reconstruction of {quality}; look at {run_dir / PAGE}")
-    return release
+        conclude(run, averaged, truth=truth, shown=shown, samples=state.samples, run_dir=run_dir)
+    return run_dir / "release"
+
+
+def conclude(
+    run: AutoencoderRun, model: KlAutoencoder, *, truth: Tensor, shown: Tensor, samples: int, run_dir: Path
+) -> None:
+    """Release the autoencoder, and tell how well it shows clips (N, T, 3, H, W) uint8: card, page, a line."""
+    quality = Quality(psnr(shown, truth), ssim(shown, truth))
+    text = card(run, model, quality)
+    publish(run_dir / "release", lambda folder: save_autoencoder(folder, model, text, run={"samples": samples}))
+    pictures = truth[:PICTURES], shown[:PICTURES]
+    record = reconstructions(run, model, quality, log=run_dir / "metrics.jsonl", pictures=pictures)
+    (run_dir / PAGE).write_text(tokenizer_page(record), encoding="utf-8")
+    print(f"reconstruction of {quality}; look at {run_dir / PAGE}")
 
 
 def reconstruct(model: KlAutoencoder, video: Tensor) -> Tensor:
@@ -161,7 +166,7 @@ def reconstructions(
         "training loss": "loss",
     }
     curves = {title: [(line["samples"], line[key]) for line in lines if key in line] for title, key in named.items()}
-    numbers_in, numbers_out = (int(np.prod(x)) for x in (pictures[0].shape[1:], model_shape(run, model)))
+    numbers_in, numbers_out = (int(np.prod(x)) for x in (pictures[0].shape[1:], latent_shape(run, model)))
     facts = [
         (f"{quality.psnr.mean():.2f} dB", f"PSNR, {len(quality.psnr)} held clips"),
         (f"{quality.ssim.mean():.4f}", "SSIM"),
@@ -171,7 +176,7 @@ def reconstructions(
     return Reconstructions("What is left of a video", lead, facts, curves, quality.psnr.mean(0), *pictures)
 
 
-def model_shape(run: AutoencoderRun, model: KlAutoencoder) -> tuple[int, int, int, int]:
+def latent_shape(run: AutoencoderRun, model: KlAutoencoder) -> tuple[int, int, int, int]:
     """(t, C, h, w) of the run's clips."""
     data = run.data.chosen
     return model.latent_shape(data.num_frames, data.size, data.size)
