@@ -23,18 +23,21 @@ import yaml
 
 from magi import checkpoint, cli
 from magi.cli import evaluate as evaluate_verb
+from magi.cli import tokenizer as tokenizer_verb
 from magi.cli import train as train_verb
 from magi.cli.clips import read_given
 from magi.cli.models import find_release
 from magi.cli.runs import resolve
 from magi.cli.settings import flatten, read_flags, write_settings
-from magi.cli.tokenizer import TokenizerArguments
+from magi.cli.tokenizer_train import TokenizerArguments
 from magi.cli.train import TrainArguments
+from magi.data.clips import BEYOND
 from magi.data.world import World, WorldConfig
+from magi.evaluation.pixel import psnr, ssim
 from magi.evaluation.world import FROZEN, WorldTest, describe, is_frozen
 from magi.experiments.autoencoder import AutoencoderRun
-from magi.experiments.presets import OWN, PRESETS, TOKENIZERS, own_tokenizer
-from magi.experiments.video import VideoRun
+from magi.experiments.presets import PRESETS, TOKENIZERS, own_tokenizer
+from magi.experiments.video import OWN, VideoRun
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
@@ -42,6 +45,7 @@ from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.pixel import PixelTokenizer
+from magi.tokenizers.protocol import to_pixels, to_video
 from magi.tokenizers.store import load_tokenizer
 from magi.training.loop import TrainConfig
 from magi.video import read_video, write_video
@@ -58,17 +62,9 @@ sample: {mask_steps: 2, head_steps: 2}
 watch_clips: 0
 """
 VERBS = (
-    "demo",
-    "train",
-    "tokenizer train", "encode", "bench cache",
-    "data index",
-    "data report",
-    "world",
-    "sample",
-    "evaluate",
-    "info",
-    "bench",
-)
+    "demo", "train", "tokenizer train", "tokenizer audit", "tokenizer stats", "tokenizer convert", "encode",
+    "data index", "data report", "world", "sample", "evaluate", "info", "bench", "bench cache",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -151,6 +147,9 @@ def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert shown == cli.usage() and all(f"\n  {verb}" in shown for verb in cli.VERBS)
+    assert cli.main(["tokenizer", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {verb}" in shown for verb in tokenizer_verb.SUBVERBS)
 
 
 # Errors
@@ -183,6 +182,12 @@ def test_usage_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         ("tokenizer", "magi tokenizer train"),
         ("tokenizer tran tiny", "magi tokenizer train"),
         ("tokenizer train tiny --out x", "--data FOLDER"),
+        ("tokenizer train tiny --data world --out x --kind causal", "take 1 or 5"),
+        ("tokenizer audit", "name a tokenizer first"),
+        ("tokenizer audit pixel:4 --frames 2", "2 clips of 3 frames and 16 pixels, or more"),
+        ("tokenizer stats world64 --data world", "give --out"),
+        ("train tiny --data world --out x --own-tokenizer-samples 12", "a multiple of its batch, 8: 12"),
+        ("train world64 --out x --own-tokenizer-samples 8", "no effect with tokenizer 'world64'"),
         ("world --videos 2", "give --out"),
         ("world --out x --videos 0", "--videos must be at least 1"),
         ("world --out x --videos 1 --size 48", "expected 32 or 64"),
@@ -391,6 +396,7 @@ def test_the_own_tokenizer_follows_the_run() -> None:
     own = own_tokenizer(world)
     assert own.autoencoder.latent_channels == 6 and own.autoencoder.spatial_stride == 8
     assert own.data.world == replace(world.data.world, num_frames=4) and own.train.seed == 5
+    assert own_tokenizer(replace(world, own_tokenizer_samples=80)).train == replace(own.train, total_samples=80)
     fine = replace(world, model=replace(world.model, latent_height=16, latent_width=16))
     assert own_tokenizer(fine).autoencoder.spatial_stride == 4
     with pytest.raises(ValueError, match=r"64 pixels.*latents 4"):
@@ -606,6 +612,28 @@ def test_a_run_trains_its_own_tokenizer_first(
     assert "train.seed: saved 0, now 3" in told and "log_every" not in told and "--tokenizer" in told
     changed = replace(own, train=replace(short, log_every=7))
     assert magi(*words) == 0, "how often a loss was written decides no weight"
+
+
+def test_a_tokenizers_training_is_told(toy: Path, tmp_path: Path) -> None:
+    """PSNR and SSIM of held clips stand in the log at each evaluation, and at the end in the card and on a page with
+    pictures; and the same numbers, since the clips are the same."""
+    toy.write_text("""
+kind: causal
+data: {world: {size: 32, num_frames: 5}}
+autoencoder: {channels: [8, 8, 8], encoder_blocks: [1, 1], decoder_blocks: [1, 1, 1], norm_groups: 4}
+train: {total_samples: 12, batch_size: 4, log_every: 4, evaluate_every: 8, precision: fp32}
+""")
+    run = tmp_path / "run"
+    assert magi("tokenizer", "train", "--config", toy, "--out", run, "--device", "cpu") == 0
+    log = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in log if "fixed ssim" in line] == [8, 12]
+    card, page = (run / "release" / "README.md").read_text(), (run / "reconstruction.html").read_text()
+    made = load_tokenizer(str(run / "release"))
+    clips = World(WorldConfig(size=32, num_frames=5)).clips(range(BEYOND, BEYOND + 64)).video
+    shown = to_video(made.decode(made.encode(to_pixels(clips))))
+    assert made.temporal_stride == 4 and "causal" in card
+    assert f"{psnr(shown, clips).mean():.2f} dB PSNR, {ssim(shown, clips).mean():.4f} SSIM" in " ".join(card.split())
+    assert page.count("data:image/png") == 4 and page.count("<svg") == 4
 
 
 def test_what_is_cut_off_is_said(tmp_path: Path, clips: Path, capsys: pytest.CaptureFixture[str]) -> None:

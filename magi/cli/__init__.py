@@ -18,7 +18,7 @@ from magi.threads import configure_threads
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("magi.cli.demo", "see the shipped model at work, and a toy model learn, on one page"),
     "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
-    "tokenizer": ("magi.cli.tokenizer", "train the autoencoder that a model works in: magi tokenizer train"),
+    "tokenizer": ("magi.cli.tokenizer", "train, convert, check or measure the tokenizer that a model works in"),
     "data": ("magi.cli.data", "index a data set, and report what training makes of it: magi data index, report"),
     "encode": ("magi.cli.encode", "turn videos into latents once, for training to read: a latent cache"),
     "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),

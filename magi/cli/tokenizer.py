@@ -1,51 +1,45 @@
-"""`magi tokenizer train`: the autoencoder that a model works in."""
+"""`magi tokenizer SUBVERB ...`: knows what can be done with tokenizers; each is in its own module."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
+from difflib import get_close_matches
+from importlib import import_module
 
-import tyro
+SUBVERBS: dict[str, tuple[str, str]] = {
+    "train": ("magi.cli.tokenizer_train", "train an autoencoder on your own videos"),
+    "audit": ("magi.cli.tokenizer_audit", "look whether a tokenizer keeps what it claims: shapes, axes, causality"),
+    "stats": ("magi.cli.tokenizer_stats", "measure the mean and deviation of its channels on your videos"),
+    "convert": ("magi.cli.tokenizer_convert", "turn a published checkpoint into a folder that holds no code"),
+}
+"""Module, whose `main` takes the arguments after the subverb and returns the exit code, and what it is for."""
 
-from magi.cli.arguments import Common, CommonOptions, asks_for_help
-from magi.cli.runs import check_data, execute, resolve
-from magi.distributed import Device
-from magi.experiments.autoencoder import AutoencoderRun, train_autoencoder
-from magi.experiments.presets import TOKENIZERS
 
+def usage() -> str:
+    """What `magi tokenizer --help` prints."""
+    lines = "\n".join(f"  {name:<8} {purpose}" for name, (_, purpose) in SUBVERBS.items())
+    return f"""usage: magi tokenizer SUBVERB ...
 
-@dataclass(frozen=True)
-class TokenizerArguments:
-    """Train an autoencoder, which makes frames small for a model, and write it to RUN/release.
+Tokenizers turn videos into the few numbers that a model works in, and back.
 
-    $ magi tokenizer train tiny --data path/to/videos --out runs/tokenizer
-    $ magi train tiny --data path/to/videos --tokenizer runs/tokenizer/release --out runs/mine
+{lines}
 
-    PRESET, the model it is for, is tiny, small, base, large, xl or world64; settings files and flags overrule it as in
-    magi train. Unless it is given one, magi train does this by itself.
-    """
-
-    out: Path
-    """The run's folder."""
-    run: Annotated[AutoencoderRun, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")]
-    device: Device = "auto"
-    """auto is CUDA, else Apple's GPU, else the CPU."""
-    common: CommonOptions = field(default_factory=Common)
+magi tokenizer SUBVERB --help explains one and gives an example.
+"""
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the verb."""
-    verb = "tokenizer train"
-    rest = words[1:] if words[:1] == ["train"] else words
-    if rest is words and not asks_for_help(words):
-        raise ValueError(f"there is one thing to do with a tokenizer: magi {verb}")
-    arguments = resolve(TokenizerArguments, rest, verb=verb, presets=TOKENIZERS, fallback=AutoencoderRun())
-    check_data(arguments.run.data, pixels=True)
-    return execute(
-        arguments,
-        lambda distributed: train_autoencoder(arguments.run, run_dir=arguments.out, distributed=distributed),
-        verb=verb,
-        words=rest,
-    )
+    """Run one of the subverbs."""
+    if words[:1] and words[0] in ("-h", "--help"):
+        print(usage(), end="", file=sys.stdout)
+        return 0
+    every = ", ".join(f"magi tokenizer {name}" for name in SUBVERBS)
+    if not words:
+        raise ValueError(f"what is to be done with a tokenizer? {every}")
+    if words[0] not in SUBVERBS:
+        near = get_close_matches(words[0], SUBVERBS, n=1)
+        hint = f"did you mean magi tokenizer {near[0]}?" if near else f"expected {every}"
+        raise ValueError(f"there is no magi tokenizer {words[0]}; {hint}")
+    code: int = import_module(SUBVERBS[words[0]][0]).main(words[1:])
+    return code

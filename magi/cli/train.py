@@ -15,9 +15,8 @@ from magi.cli.arguments import Common, CommonOptions
 from magi.cli.runs import check_data, execute, resolve
 from magi.distributed import Device, Distributed
 from magi.experiments.autoencoder import train_autoencoder
-from magi.experiments.presets import OWN, PRESETS, own_tokenizer
-from magi.experiments.video import VideoRun, check_fit, train_video, watch
-from magi.tokenizers.autoencoder import Autoencoder
+from magi.experiments.presets import PRESETS, own_tokenizer
+from magi.experiments.video import OWN, VideoRun, check_fit, train_video, watch
 from magi.tokenizers.store import load_tokenizer
 from magi.training.state import WITHOUT_EFFECT
 
@@ -61,8 +60,7 @@ def main(words: Sequence[str]) -> int:
 
 def check_fit_of(run: VideoRun) -> None:
     """Refuse sizes that do not fit, before an hour is spent on a tokenizer."""
-    untrained = Autoencoder(own_tokenizer(run).autoencoder) if run.tokenizer == OWN else None
-    check_fit(run, untrained or load_tokenizer(run.tokenizer))
+    check_fit(run, own_tokenizer(run).build() if run.tokenizer == OWN else load_tokenizer(run.tokenizer))
 
 
 def check_own_tokenizer(run: VideoRun, folder: Path) -> None:
@@ -93,10 +91,10 @@ def train(arguments: TrainArguments, distributed: Distributed) -> Path:
             own = own_tokenizer(run)
             distributed.print_once(
                 f"first the autoencoder that the model will work in, {own.train.total_samples:,} clips: {tokenizer}\n"
-                "(for fewer: magi tokenizer train, and its release to --tokenizer)"
+                "(for fewer: --own-tokenizer-samples)"
             )
             train_autoencoder(own, run_dir=tokenizer, distributed=distributed)
         distributed.barrier()  # the first process writes the release, all read it
-        run = replace(run, tokenizer=str(tokenizer / "release"))
+        run = replace(run, tokenizer=str(tokenizer / "release"), own_tokenizer_samples=None)
     evaluate = watch(run, arguments.out, distributed)
     return train_video(run, run_dir=arguments.out, distributed=distributed, evaluate=evaluate)

@@ -12,14 +12,12 @@ from magi.data.folder import FolderConfig
 from magi.experiments import world64
 from magi.experiments.autoencoder import AutoencoderRun
 from magi.experiments.data import DataConfig
-from magi.experiments.video import VideoRun
+from magi.experiments.video import OWN, VideoRun
 from magi.model.config import PRESETS as MODELS
 from magi.sampling.config import SampleConfig
 from magi.tokenizers.autoencoder import AutoencoderConfig
 from magi.training.loop import TrainConfig
 from magi.training.optim import OptimConfig
-
-OWN = "own"
 
 VIDEOS_64 = FolderConfig(path="", size=64, max_interval=world64.VIDEO.model.max_interval)
 VIDEOS_256 = FolderConfig(path="", size=256)
@@ -83,6 +81,10 @@ def own_tokenizer(run: VideoRun) -> AutoencoderRun:
         )
     depth = 2 if data.size == 4 * height else 3
     train = world64.TOKENIZER.train if data.size < 128 else LONGER
+    if (samples := run.own_tokenizer_samples) is not None:
+        if samples < 1 or samples % train.batch_size:
+            raise ValueError(f"--own-tokenizer-samples must be a multiple of its batch, {train.batch_size}: {samples}")
+        train = replace(train, total_samples=samples)
     world = replace(run.data.world, num_frames=4) if run.data.kind == "world" else run.data.world
     folder = replace(run.data.folder, num_frames=4) if run.data.kind == "folder" else run.data.folder
     return AutoencoderRun(
@@ -106,8 +108,24 @@ LONGER = TrainConfig(
     evaluate_every=16_000,
 )
 
+TINY_CAUSAL = AutoencoderRun(
+    kind="causal",
+    data=DataConfig("folder", folder=replace(VIDEOS_64, num_frames=17)),
+    # four frames share a latent frame, so it needs more channels to tell them apart
+    autoencoder=AutoencoderConfig(latent_channels=16, channels=(32, 64, 96)),
+    train=replace(world64.TOKENIZER.train, batch_size=4, optim=replace(world64.TOKENIZER.train.optim, lr=1e-3)),
+)
+
 TOKENIZERS: dict[str, AutoencoderRun] = {
     **{name: own_tokenizer(run) for name, run in PRESETS.items() if run.tokenizer == OWN},
     "world64": world64.TOKENIZER,
+    "tiny-causal": TINY_CAUSAL,
+    "small-causal": AutoencoderRun(
+        kind="causal",
+        data=DataConfig("folder", folder=replace(VIDEOS_256, num_frames=17)),
+        autoencoder=AutoencoderConfig(latent_channels=16, channels=(64, 128, 256)),
+        train=LONGER,
+    ),
 }
-"""Where `magi tokenizer train` starts from, under the names of the models they are for."""
+"""Where `magi tokenizer train` starts from, under the names of the models they are for; the causal ones are for models
+whose clips have 1 + 4k frames: five latent frames of 16 channels for 17."""

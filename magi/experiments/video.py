@@ -28,6 +28,9 @@ from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
 from magi.video import Frames, tile, write_gif
 
+OWN = "own"
+"""A tokenizer that is trained on the run's own videos before the model is."""
+
 Prepare = Callable[[Clips | LatentClips, int], tuple[Tensor, Tensor, TrainingDraws]]
 
 
@@ -37,7 +40,9 @@ class VideoRun:
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: str = "pixel:4"
-    """``pixel:STRIDE``, or the folder of a trained autoencoder."""
+    """``pixel:STRIDE``, the folder of a trained autoencoder, or ``own``: one is trained on the same videos first."""
+    own_tokenizer_samples: int | None = None
+    """Clips to train that one on, in place of its preset's number."""
     model: MagiConfig = field(default_factory=MagiConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -46,6 +51,13 @@ class VideoRun:
     """Draw the latents of a clip from the tokenizer's posterior, anew in every epoch, instead of taking its mean."""
     watch_clips: int = 4
     """Clips to continue and show at every evaluation; 0 shows none."""
+
+    def __post_init__(self) -> None:
+        if self.own_tokenizer_samples is not None and self.tokenizer != OWN:
+            raise ValueError(
+                f"own_tokenizer_samples {self.own_tokenizer_samples} has no effect with tokenizer {self.tokenizer!r}, "
+                f"which is trained already; drop it, or give --tokenizer {OWN}"
+            )
 
 
 def check_fit(run: VideoRun, tokenizer: Tokenizer) -> None:

@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from magi import checkpoint
 from magi.pretrained import find
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
+from magi.tokenizers.causal_autoencoder import CausalAutoencoder
 from magi.tokenizers.cosmos import CosmosConfig, CosmosTokenizer, CosmosTorchScript
 from magi.tokenizers.fitting import check_statistics
+from magi.tokenizers.kl import KlAutoencoder
+from magi.tokenizers.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.placed import find_folder, load_published, torchscript_pair
 from magi.tokenizers.protocol import Tokenizer
@@ -79,8 +82,10 @@ def _find_pair(described: Mapping[str, Any], trust: Trust) -> CosmosTorchScript:
 KINDS: dict[str, Kind] = {
     "pixel": Kind(PixelTokenizer, lambda made: made.spatial_stride, lambda told, _: PixelTokenizer(told), False),
     "autoencoder": _by_config(Autoencoder, AutoencoderConfig),
+    "causal_autoencoder": _by_config(CausalAutoencoder, AutoencoderConfig),
     "stable-diffusion": _by_config(StableDiffusionAutoencoder, StableDiffusionConfig),
     "cosmos": _by_config(CosmosTokenizer, CosmosConfig),
+    "omnitokenizer": _by_config(OmniTokenizer, OmniTokenizerConfig),
     "cosmos-torchscript": Kind(CosmosTorchScript, _describe_pair, _find_pair, False, ("place",)),
 }
 """By the word under which a description is kept."""
@@ -149,7 +154,7 @@ def restore(directory: Path, description: Mapping[str, Any], *, trust: Trust | N
     return tokenizer.eval().requires_grad_(False)
 
 
-def save_autoencoder(directory: Path, model: Autoencoder, card: str, *, run: Mapping[str, Any]) -> None:
+def save_autoencoder(directory: Path, model: KlAutoencoder, card: str, *, run: Mapping[str, Any]) -> None:
     """Write a released autoencoder: weights with their latent statistics, configuration with facts about its training,
     and a card that says where it comes from."""
     described = {"tokenizer": describe(model), "run": dict(run)}

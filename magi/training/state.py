@@ -105,6 +105,7 @@ WITHOUT_EFFECT = (
     *(("train", n) for n in ("workers", "tensorboard")),
     ("sample",),
     ("watch_clips",),
+    ("own_tokenizer_samples",),  # the tokenizer itself is compared
     *(("data", "folder", n) for n in ("cache_mb", "bad_files", "max_bad_fraction")),
     ("data", "latents", "path"),
 )
