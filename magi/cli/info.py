@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -13,7 +13,8 @@ from magi.checkpoint import read_config
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import describe, find_release, sample_settings
 from magi.cli.show import quantity
-from magi.experiments.presets import PRESETS
+from magi.experiments.planning import GPUS, plan_training
+from magi.experiments.presets import FOOTAGE, PRESETS
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.report.console import table
@@ -26,11 +27,19 @@ class InfoArguments:
 
     $ magi info xl
     $ magi info xl --model.depth 24 --sample.mask-steps 16
+    $ magi info ucf101-sd14 --gpu h200 --count 8
 
-    MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. Flags
-    change it, to plan another.
+    MODEL is a preset (tiny, small, base, large, xl, world64), an experiment of the paper (ucf101-sd14, ucf101-cosmos,
+    k600-omni), or the folder of a run or of a release, and comes first. Flags change it, to plan another. --gpu plans
+    the whole training of a preset or an experiment.
     """
 
+    gpu: Literal["a100", "h100", "h200", "b200"] | None = None
+    """Plan the training on such GPUs: steps, days, memory per GPU with and without activation checkpointing."""
+    count: int | None = None
+    """GPUs that share a batch; 8 with --gpu."""
+    mfu: float | None = None
+    """The share of the GPU's peak operations that the training reaches; .4 with --gpu."""
     past: int | None = None
     """Frames before the generated one whose cost is told; a clip's length less one by default."""
     json: bool = False
@@ -39,6 +48,11 @@ class InfoArguments:
     sample: Annotated[SampleConfig, tyro.conf.FlagConversionOff] = field(default_factory=SampleConfig)
     common: CommonOptions = field(default_factory=Common)
 
+    def __post_init__(self) -> None:
+        for option in ("count", "mfu"):
+            if getattr(self, option) is not None and self.gpu is None:
+                raise ValueError(f"--{option} has no effect without --gpu")
+
 
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
@@ -46,6 +60,8 @@ def main(words: Sequence[str]) -> int:
     default = InfoArguments() if name is None and asks_for_help(words) else InfoArguments(**find(name))
     arguments = parse(InfoArguments, words, usage="info MODEL", default=default)
     costs = compute(arguments)
+    if arguments.gpu is not None:
+        costs |= training(name, arguments)
     print(json.dumps(costs, indent=1) if arguments.json else f"{name}: {summary(arguments.model)}\n\n{show(costs)}")
     return 0
 
@@ -59,6 +75,25 @@ def find(name: str | None) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{error}; presets are {', '.join(PRESETS)}") from None
     return {"model": read_config(MagiConfig, describe(directory)["model"]), "sample": sample_settings(directory)}
+
+
+def training(name: str | None, arguments: InfoArguments) -> dict[str, Any]:
+    """The whole training of a preset or an experiment, as plain numbers.
+
+    Raises:
+        ValueError: it is neither, so that nothing says how long it is trained.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"--gpu plans the training of a preset or an experiment ({', '.join(PRESETS)}), not of {name}")
+    assert arguments.gpu is not None
+    run, count = replace(PRESETS[name], model=arguments.model), arguments.count or 8
+    utilisation = 0.4 if arguments.mfu is None else arguments.mfu
+    footage = FOOTAGE.get(name)
+    planned = plan_training(run, footage, gpu=GPUS[arguments.gpu], count=count, utilisation=utilisation)
+    return {
+        "GPUs": {"kind": arguments.gpu, "count": count, "share of peak": utilisation},
+        "training": {**asdict(planned), "fits": planned.fits, "clips": run.train.total_samples},
+    }
 
 
 def compute(arguments: InfoArguments) -> dict[str, Any]:
@@ -107,4 +142,25 @@ def show(costs: dict[str, Any]) -> str:
     rows.append(("  and for each clip at once, bf16", quantity(costs["bytes per clip in training"], "B"), ""))
     for dtype, size in costs["cache bytes per frame"].items():
         rows.append((f"cache per frame and video, {dtype}", quantity(size, "B"), ""))
-    return table(rows)
+    return table(rows + show_training(costs) if "training" in costs else rows)
+
+
+def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The rows of a whole training."""
+    gpus, training = costs["GPUs"], costs["training"]
+    epochs = "" if training["epochs"] is None else f"{training['epochs']:,.0f} epochs"
+    memory = f"of {quantity(training['gpu_bytes'], 'B')}: {training['fits']}"
+    return [
+        (f"training on {gpus['count']} x {gpus['kind']}", f"{training['steps']:,} steps", epochs),
+        (
+            f"  at {gpus['share of peak']:.0%} of their peak",
+            quantity(training["flops"], "FLOP"),
+            f"{training['days']:.1f} days",
+        ),
+        ("  memory per GPU, bf16", quantity(training["bytes_per_gpu"], "B"), memory),
+        (
+            "  … each block checkpointed",
+            quantity(training["bytes_per_gpu_checkpointed"], "B"),
+            "a third more operations",
+        ),
+    ]

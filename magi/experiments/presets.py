@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from magi.data.folder import FolderConfig
-from magi.experiments import world64
+from magi.experiments import k600_omni, ucf101_cosmos, ucf101_sd14, world64
 from magi.experiments.autoencoder import AutoencoderRun
 from magi.experiments.data import DataConfig
 from magi.experiments.video import OWN, VideoRun
@@ -59,7 +59,18 @@ PRESETS: dict[str, VideoRun] = {
         train=TrainConfig(total_samples=18_648_064, workers=8, optim=OptimConfig(lr=5e-5)),
     ),
     "world64": world64.VIDEO,
+    # the paper's trainings, for those who have the videos and the tokenizers
+    "ucf101-sd14": ucf101_sd14.VIDEO,
+    "ucf101-cosmos": ucf101_cosmos.VIDEO,
+    "k600-omni": k600_omni.VIDEO,
 }  # fmt: skip
+
+FOOTAGE = {
+    "ucf101-sd14": ucf101_sd14.FOOTAGE,
+    "ucf101-cosmos": ucf101_sd14.FOOTAGE,
+    "k600-omni": k600_omni.FOOTAGE,
+}
+"""What is known of the data of experiments that fix theirs."""
 
 
 def own_tokenizer(run: VideoRun) -> AutoencoderRun:

@@ -1,0 +1,99 @@
+"""What a training takes: steps, operations, days, memory per GPU, and the disk of its latents.
+
+Arithmetic from a run's settings and from what is known of its data and of GPUs. Nothing is measured here: how much of a
+GPU's peak is reached is given, and the memory of buffers, kernels and fragmentation comes on top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from magi.experiments.video import VideoRun
+from magi.model import plan
+from magi.model.config import MagiConfig
+
+SECONDS_PER_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What the maker's data sheet promises."""
+
+    flops: float  # per second, dense bfloat16
+    memory: float  # bytes
+
+
+GPUS: dict[str, Gpu] = {
+    "a100": Gpu(312e12, 80e9),
+    "h100": Gpu(989e12, 80e9),
+    "h200": Gpu(989e12, 141e9),
+    "b200": Gpu(2250e12, 180e9),
+}
+"""NVIDIA's SXM modules, by their data sheets."""
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What is known of a data set before it is on the disk."""
+
+    videos: int
+    mean_frames: float
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What one training takes."""
+
+    steps: int
+    epochs: float | None  # None where the number of videos is not known
+    flops: float
+    days: float
+    bytes_per_gpu: float
+    bytes_per_gpu_checkpointed: float
+    gpu_bytes: float
+
+    @property
+    def fits(self) -> str:
+        """In a word or two, whether the run fits into the memory of its GPUs."""
+        if self.bytes_per_gpu <= self.gpu_bytes:
+            return "fits"
+        return "fits with checkpointing" if self.bytes_per_gpu_checkpointed <= self.gpu_bytes else "does not fit"
+
+
+def plan_training(run: VideoRun, footage: Footage | None, *, gpu: Gpu, count: int, utilisation: float) -> TrainingPlan:
+    """Plan a run on `count` GPUs that share each batch (data parallel), each holding the whole model.
+
+    Args:
+        run: settings of the training.
+        footage: its data, if known.
+        gpu: the kind of GPU.
+        count: how many; must divide the batch.
+        utilisation: the share of peak operations that the training reaches (MFU).
+
+    Raises:
+        ValueError: the batch cannot be divided, or the utilisation is not a share.
+    """
+    batch, samples = run.train.batch_size, run.train.total_samples
+    if count < 1 or batch % count:
+        raise ValueError(f"a batch of {batch} clips cannot be shared evenly by {count} GPUs")
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"the share of peak operations reached must be in (0, 1], got {utilisation}")
+    flops = samples * plan.training_flops(run.model).total
+    states = sum(plan.training_bytes(sum(plan.count_parameters(run.model).values())).values())
+    kept, checkpointed = (plan.activation_bytes(run.model, checkpointed=again) for again in (False, True))
+    share = batch // count
+    return TrainingPlan(
+        steps=samples // batch,
+        epochs=samples / footage.videos if footage is not None else None,
+        flops=flops,
+        days=flops / (utilisation * gpu.flops * count) / SECONDS_PER_DAY,
+        bytes_per_gpu=states + share * kept,
+        bytes_per_gpu_checkpointed=states + share * checkpointed,
+        gpu_bytes=gpu.memory,
+    )
+
+
+def cache_bytes_per_frame(config: MagiConfig, *, stochastic: bool, flips: bool, bytes_per_value: int = 2) -> int:
+    """Disk for one latent frame: C h w numbers, their deviations too where latents are drawn, the mirror image too."""
+    values = config.latent_channels * config.latent_height * config.latent_width
+    return values * bytes_per_value * (2 if stochastic else 1) * (2 if flips else 1)
