@@ -12,6 +12,9 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
+from magi.data import index
+from magi.data.journal import Journal
+from magi.data.order import ClipShape
 from magi.model import draws, embeddings, forcing
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
@@ -259,6 +262,7 @@ EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
     f"tests/test_{name}.py::"
     for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
 )
+INDEX = "tests/test_index.py::"
 CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
 MTF_MATRIX = FORCING + "test_mtf_frames_depend_on_masked_frames_up_to_themselves[mtf-token]"
 HIDDEN = FORCING + "test_hidden_values_never_reach_the_prediction[ctf-token-1]"
@@ -393,4 +397,19 @@ MUTANTS = [
         (TRAINING + "test_a_non_finite_step_is_not_made[nan]",),
     ),
     Mutant("weight decay on everything", decay_everything, (TRAINING + "test_decay_groups_are_mars",)),
+    Mutant(
+        "an index is believed of data that have changed",
+        lambda patch: patch.setattr(index, "_changes", lambda *_args, **_rest: iter(())),
+        (INDEX + "test_a_tree_that_changed_is_noticed",),
+    ),
+    Mutant(
+        "a stopped index starts anew",
+        lambda patch: patch.setattr(Journal, "_read", lambda _self, _work: 0),
+        (INDEX + "test_a_killed_build_goes_on_where_it_was[3]", INDEX + "test_a_killed_count_goes_on_where_it_was"),
+    ),
+    Mutant(
+        "intervals that do not fit are drawn too",
+        lambda patch: patch.setattr(ClipShape, "largest", lambda self, _frames: self.max_interval),
+        (INDEX + "test_intervals_come_as_often_as_expected[clamp]", INDEX + "test_expected_shares_are_exact"),
+    ),
 ]
