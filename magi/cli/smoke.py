@@ -49,14 +49,14 @@ WALKS: dict[str, Walk] = {
 }  # fmt: skip
 
 
-def walk(name: str, out: Path) -> int:
+def walk(name: str | None, out: Path) -> int:
     """Make videos and a tokenizer in the formats of an experiment, then index, encode, train and sample.
 
     Raises:
         ValueError: no experiment has this name, or the folder is not empty.
     """
     if name not in WALKS:
-        raise ValueError(f"--smoke walks an experiment of the paper ({', '.join(WALKS)}), not {name!r}")
+        raise ValueError(f"--smoke walks an experiment of the paper ({', '.join(WALKS)}), not {name}")
     walk, out = WALKS[name], new_folder(out)
     videos, tokenizer, cache, run = out / "videos" / walk.videos, out / "tokenizer", out / "latents", out / "run"
     print(f"writing videos and an untrained tokenizer in the formats of {name}", flush=True)

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from magi.checkpoint import compare_configs, newest_valid
-from magi.cli.arguments import Common, CommonOptions
+from magi.cli.arguments import Common, CommonOptions, parse, split_name
 from magi.cli.runs import check_data, execute, resolve
 from magi.distributed import Device, Distributed
 from magi.experiments.autoencoder import train_autoencoder
@@ -30,7 +30,8 @@ class TrainArguments:
     $ magi train --config runs/mine/config.yaml --train.seed 1 --out runs/again
     $ torchrun --nproc_per_node 8 -m magi train xl --data path/to/videos --out runs/xl
 
-    PRESET is tiny, small, base, large, xl or world64. --data FOLDER, or --data world, says what to train on. Settings
+    PRESET is tiny, small, base, large, xl, world64, or an experiment of the paper: ucf101-sd14, ucf101-cosmos,
+    k600-omni. --data FOLDER, or --data world, says what to train on. Settings
     files (--config FILE ..., any part of the config.yaml that a run writes) overrule the preset, and flags overrule
     both: magi train PRESET --help shows what the preset sets. Ctrl-C saves; the same command resumes.
     """
@@ -45,8 +46,26 @@ class TrainArguments:
     common: CommonOptions = field(default_factory=Common)
 
 
+@dataclass(frozen=True)
+class SmokeArguments:
+    """Walk through an experiment of the paper in miniature: index, encode, train, sample, in a minute on a CPU.
+
+    $ magi train ucf101-sd14 --smoke --out runs/smoke
+
+    Videos, lists and an untrained tokenizer are made in the real formats, and every command is shown as it is run.
+    """
+
+    out: Path
+    """A folder that is new or empty."""
+    smoke: Literal[True] = True
+    """Walk instead of training."""
+    common: CommonOptions = field(default_factory=Common)
+
+
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
+    if "--smoke" in words:
+        return smoke(words)
     arguments = resolve(TrainArguments, words, verb="train", presets=PRESETS, fallback=VideoRun())
     check_data(arguments.run.data)
     check_fit_of(arguments.run)
@@ -56,6 +75,15 @@ def main(words: Sequence[str]) -> int:
         print("data, tokenizer and model fit")
         return 0
     return execute(arguments, lambda distributed: train(arguments, distributed), verb="train", words=words)
+
+
+def smoke(words: Sequence[str]) -> int:
+    """`magi train EXPERIMENT --smoke --out FOLDER`, which takes nothing else."""
+    name, words = split_name(words)
+    arguments = parse(SmokeArguments, words, usage="train EXPERIMENT --smoke")
+    from magi.cli.smoke import walk  # which runs this verb, too
+
+    return walk(name, arguments.out)
 
 
 def check_fit_of(run: VideoRun) -> None:

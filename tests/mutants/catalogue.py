@@ -13,9 +13,10 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from magi import checkpoint
-from magi.data import latents
+from magi.data import index, latents
+from magi.data.journal import Journal
 from magi.data.latents import LatentSource
-from magi.data.order import candidates, draws_of
+from magi.data.order import ClipShape, candidates, draws_of
 from magi.experiments import encode, video
 from magi.model import draws, embeddings, forcing
 from magi.model.cache import KVCache
@@ -293,6 +294,7 @@ EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
     for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
 )
 LATENTS, ENCODE = (f"tests/test_{name}.py::" for name in ("latents", "encode"))
+INDEX = "tests/test_index.py::"
 CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
 MTF_MATRIX = FORCING + "test_mtf_frames_depend_on_masked_frames_up_to_themselves[mtf-token]"
 HIDDEN = FORCING + "test_hidden_values_never_reach_the_prediction[ctf-token-1]"
@@ -461,4 +463,19 @@ MUTANTS = [
         (ENCODE + "test_a_kill_anywhere_leaves_a_cache_that_can_be_finished",),
     ),
     Mutant("weight decay on everything", decay_everything, (TRAINING + "test_decay_groups_are_mars",)),
+    Mutant(
+        "an index is believed of data that have changed",
+        lambda patch: patch.setattr(index, "_changes", lambda *_args, **_rest: iter(())),
+        (INDEX + "test_a_tree_that_changed_is_noticed",),
+    ),
+    Mutant(
+        "a stopped index starts anew",
+        lambda patch: patch.setattr(Journal, "_read", lambda _self, _work: 0),
+        (INDEX + "test_a_killed_build_goes_on_where_it_was[3]", INDEX + "test_a_killed_count_goes_on_where_it_was"),
+    ),
+    Mutant(
+        "intervals that do not fit are drawn too",
+        lambda patch: patch.setattr(ClipShape, "largest", lambda self, _frames: self.max_interval),
+        (INDEX + "test_intervals_come_as_often_as_expected[clamp]", INDEX + "test_expected_shares_are_exact"),
+    ),
 ]
