@@ -67,7 +67,7 @@ def walk(name: str | None, out: Path) -> int:
         f"data index {data} {walk.index}",
         f"encode {name} --data {data} --tokenizer {walk.tokenizer}{shlex.quote(str(tokenizer))} --out {cache} {size} "
         f"{walk.encode}",
-        f"train {name} --data {cache} --out {run} {TINY_MODEL} {TINY_TRAINING} {FEW_STEPS}",
+        f"train {name} --data {cache} --out {run} --data.latents.size {SIZE} {TINY_MODEL} {TINY_TRAINING} {FEW_STEPS}",
     ]
     for command in commands:
         if code := run_command(command):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -57,8 +57,6 @@ class SmokeArguments:
 
     out: Path
     """A folder that is new or empty."""
-    smoke: Literal[True] = True
-    """Walk instead of training."""
     common: CommonOptions = field(default_factory=Common)
 
 
@@ -79,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 
 def smoke(words: Sequence[str]) -> int:
     """`magi train EXPERIMENT --smoke --out FOLDER`, which takes nothing else."""
-    name, words = split_name(words)
+    name, words = split_name([word for word in words if word != "--smoke"])
     arguments = parse(SmokeArguments, words, usage="train EXPERIMENT --smoke")
     from magi.cli.smoke import walk  # which runs this verb, too
 
