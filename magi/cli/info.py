@@ -13,7 +13,7 @@ from magi.checkpoint import read_config
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import describe, find_release, sample_settings
 from magi.cli.show import quantity
-from magi.experiments.planning import GPUS, plan_training
+from magi.experiments.planning import GPUS, plan_cache, plan_training
 from magi.experiments.presets import FOOTAGE, PRESETS
 from magi.model import plan
 from magi.model.config import MagiConfig
@@ -90,7 +90,8 @@ def training(name: str | None, arguments: InfoArguments) -> dict[str, Any]:
     utilisation = 0.4 if arguments.mfu is None else arguments.mfu
     footage = FOOTAGE.get(name)
     planned = plan_training(run, footage, gpu=GPUS[arguments.gpu], count=count, utilisation=utilisation)
-    return {
+    cache = {} if footage is None else {"latents on disk": asdict(plan_cache(run, footage))}
+    return cache | {
         "GPUs": {"kind": arguments.gpu, "count": count, "share of peak": utilisation},
         "training": {**asdict(planned), "fits": planned.fits, "clips": run.train.total_samples},
     }
@@ -150,6 +151,13 @@ def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:
     gpus, training = costs["GPUs"], costs["training"]
     epochs = "" if training["epochs"] is None else f"{training['epochs']:,.0f} epochs"
     memory = f"of {quantity(training['gpu_bytes'], 'B')}: {training['fits']}"
+    rows: list[tuple[str, str, str]] = []
+    if disk := costs.get("latents on disk"):
+        rows = [
+            ("latents on disk, magi encode", quantity(disk["total_bytes"], "B"), ""),
+            ("  of a video of mean length", "", quantity(disk["bytes_per_video"], "B")),
+            ("  different clips in it", "", f"{disk['distinct']:,.0f} of {disk['possible']:,}"),
+        ]
     return [
         (f"training on {gpus['count']} x {gpus['kind']}", f"{training['steps']:,} steps", epochs),
         (
@@ -163,4 +171,5 @@ def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:
             quantity(training["bytes_per_gpu_checkpointed"], "B"),
             "a third more operations",
         ),
+        *rows,
     ]

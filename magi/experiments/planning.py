@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from magi.data.latent_store import DrawnClips, Recipe
+from magi.data.latents import CacheCost, cache_cost
+from magi.experiments.encode import DRAWN
 from magi.experiments.video import VideoRun
 from magi.model import plan
-from magi.model.config import MagiConfig
 
 SECONDS_PER_DAY = 86_400
 
@@ -93,7 +95,32 @@ def plan_training(run: VideoRun, footage: Footage | None, *, gpu: Gpu, count: in
     )
 
 
-def cache_bytes_per_frame(config: MagiConfig, *, stochastic: bool, flips: bool, bytes_per_value: int = 2) -> int:
-    """Disk for one latent frame: C h w numbers, their deviations too where latents are drawn, the mirror image too."""
-    values = config.latent_channels * config.latent_height * config.latent_width
-    return values * bytes_per_value * (2 if stochastic else 1) * (2 if flips else 1)
+def plan_cache(run: VideoRun, footage: Footage, *, clips_per_video: int = DRAWN) -> CacheCost:
+    """The latent cache of a run on videos of this number and mean length.
+
+    Args:
+        run: on videos, through a tokenizer whose latents fill the model's clips.
+        footage: the videos.
+        clips_per_video: where a latent frame stands for several frames, how many clips are drawn of each.
+    """
+    data, model = run.data.folder, run.model
+    stride = 1 if model.num_frames == data.num_frames else (data.num_frames - 1) // (model.num_frames - 1)
+    drawn = DrawnClips(
+        per_video=clips_per_video,
+        num_frames=data.num_frames,
+        min_interval=data.min_interval,
+        max_interval=data.max_interval,
+        interval_rule=data.interval_rule,
+    )
+    recipe = Recipe(
+        tokenizer="",
+        latent_shape=(model.latent_channels, model.latent_height, model.latent_width),
+        temporal_stride=stride,
+        size=data.size,
+        crop=data.crop,
+        flip=data.flip,
+        max_frames=data.max_frames,
+        deviation=run.sample_latents,
+        drawn=drawn if stride > 1 else None,
+    )
+    return cache_cost(recipe, data.shape, num_videos=footage.videos, frames_per_video=round(footage.mean_frames))
