@@ -27,13 +27,25 @@ def resize(frames: Frames, height: int, width: int) -> Frames:
     return np.ascontiguousarray(rearrange(pictures, "t c h w -> t h w c").numpy())
 
 
-def fit(frames: Frames, size: int) -> Frames:
-    """Return frames (T, H, W, 3) as squares (T, S, S, 3), S = `size`: the short side becomes S, the long one is cut."""
+def fit(frames: Frames, size: int, *, top: float = 0.5, left: float = 0.5) -> Frames:
+    """Return frames (T, H, W, 3) as squares (T, S, S, 3), S = `size`: the short side becomes S, the long one is cut.
+
+    Args:
+        top, left: where in the picture the square lies, from 0 (at the top, at the left) to 1; 0.5 is the centre. The
+            one along the short side has nothing to choose from.
+    """
+    if not (0 <= top <= 1 and 0 <= left <= 1):
+        raise ValueError(f"top and left must be between 0 and 1, got {top} and {left}")
     height, width = frames.shape[1:3]
     scale = size / min(height, width)
     frames = resize(frames, max(size, round(height * scale)), max(size, round(width * scale)))
-    top, left = (frames.shape[1] - size) // 2, (frames.shape[2] - size) // 2
-    return np.ascontiguousarray(frames[:, top : top + size, left : left + size])
+    row, column = _nearest(top * (frames.shape[1] - size)), _nearest(left * (frames.shape[2] - size))
+    return np.ascontiguousarray(frames[:, row : row + size, column : column + size])
+
+
+def _nearest(place: float) -> int:
+    """The nearest integer, of two the lower."""
+    return math.ceil(place - 0.5)
 
 
 def tile(videos: Sequence[Frames], *, columns: int | None = None, gap: int = 2, fill: int = 255) -> Frames:
