@@ -4,6 +4,7 @@ Knows containers, codecs, time stamps and pictures; knows nothing of clips, batc
 """
 
 from magi.video.frames import Frames, fit, resize, tile
+from magi.video.isolated import IsolatedReader, IsolatedVideo
 from magi.video.reading import (
     VIDEO_SUFFIXES,
     DecodedVideo,
@@ -25,6 +26,8 @@ __all__ = [
     "BadVideo",
     "DecodedVideo",
     "Frames",
+    "IsolatedReader",
+    "IsolatedVideo",
     "Quality",
     "ReadableVideo",
     "SoughtVideo",

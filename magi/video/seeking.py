@@ -5,8 +5,9 @@ frame is decoded from the nearest key frame before it, from which the decoder st
 
 This must never give another picture than decoding from the first frame on would. So it is done only where the packets
 prove which frame is which: a codec that makes one frame of each packet, stamps that are whole, unique and in order, key
-frames to which nothing before them matters. Every frame that comes out must bear the stamp expected next. Whatever fails
-a test, a file with any sign of damage among others, is decoded from the start by `decode_video`, whose word is final.
+frames to which nothing before them matters. Every frame that comes out must bear the stamp expected next. Whatever
+fails a test, a file with any sign of damage among others, is decoded from the start by `decode_video`, whose word is
+final.
 
 ``T`` frames, ``H`` x ``W`` pixels, ``S`` side of a square.
 """
@@ -46,7 +47,7 @@ class _Doubt(ValueError):
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of a video in the order of decoding, and the place of each of their frames in the order of showing."""
+    """The packets of a video in the order of decoding, and the place of each frame in the order of showing."""
 
     packets: Sequence[Any]
     stamps: Sequence[int]  # (T,) by place, increasing
@@ -114,7 +115,7 @@ class SoughtVideo:
             for start, wanted in self.packets.runs(places):
                 if first is None and start:  # its size and its headers hold for all
                     first = next(_pictures(decoder, self.packets.packets[:1]), None)
-                    if first is None:
+                    if first is None or first.is_corrupt:
                         raise _Doubt
                     decoder.flush_buffers()
                 asked = set(wanted)
@@ -130,7 +131,7 @@ class SoughtVideo:
 
 
 def open_video(path: str | Path, *, max_frames: int | None = None) -> ReadableVideo:
-    """Open a video file or a folder of numbered images, up to `max_frames` frames of it, and decode as little as it can.
+    """Open a video file or a folder of numbered images, up to `max_frames` frames, and decode as little as possible.
 
     The times are those that `decode_video` finds, and the frames equal its frames to the bit. Of a sound file up to
     `MAX_FRAMES` frames can be reached instead of `MAX_BYTES` of decoded ones. A damaged file shows it here, in

@@ -1,7 +1,7 @@
 """Open a video file that nobody vouches for. Knows containers, codecs and their limits; decodes nothing.
 
-Whatever cannot be opened safely raises ``BadVideo``. The lists and limits hold for every file; a decoder that crashes or
-hangs all the same is a matter for `magi.video.isolated`.
+Whatever cannot be opened safely raises ``BadVideo``. The lists and limits hold for every file; a decoder that crashes
+or hangs all the same is a matter for `magi.video.isolated`.
 """
 
 from __future__ import annotations
