@@ -79,16 +79,16 @@ def damage(content: bytes, random: np.random.Generator) -> bytes:
     return bytes(damaged)
 
 
-Reference = Callable[[Path, NDArray[np.int64]], tuple[NDArray[np.float64], Frames]]
+Reference = Callable[[Path, NDArray[np.float64]], tuple[NDArray[np.bool_], Frames | None]]
 
 
 def from_the_start(
-    path: Path, places: NDArray[np.int64], reader: Callable[[Path], ReadableVideo] = decode_video
-) -> tuple[NDArray[np.float64], Frames]:
-    """Return all times (T,) that a file has when decoded from the start, and the frames at the places that exist."""
+    path: Path, moments: NDArray[np.float64], reader: Callable[[Path], ReadableVideo] = decode_video
+) -> tuple[NDArray[np.bool_], Frames | None]:
+    """Decode a file from the start; return which moments (N,) it has a frame at, and these frames, if any."""
     whole = reader(path)
-    known = places[places < len(whole.times)]
-    return whole.times, whole.rgb(known) if len(known) else np.zeros((0, 1, 1, 3), np.uint8)
+    known = np.isin(moments, whole.times)
+    return known, whole.rgb(np.searchsorted(whole.times, moments[known])) if known.any() else None
 
 
 def judge(
@@ -101,7 +101,7 @@ def judge(
 
     Args:
         reader: what opens the file; by default `open_video`, in this process.
-        reference: what returns the times and the frames at those of the places that exist, decoded from the start.
+        reference: what decodes it from the start, as `from_the_start` does in this process.
     """
     try:
         video = reader(path)
@@ -118,11 +118,10 @@ def judge(
     if video.problem is not None:
         return "frames up to the damage"
     try:
-        times, expected = reference(path, places)
+        known, expected = reference(path, video.times[places])
     except BadVideo as error:
         return "frames" if told(error) == "BadVideo" else told(error)  # damage at the start spoils nothing behind it
-    same_times = np.array_equal(times, video.times[: len(times)])
-    return "frames" if same_times and np.array_equal(frames[places < len(times)], expected) else "wrong frames"
+    return "frames" if expected is None or np.array_equal(frames[known], expected) else "wrong frames"
 
 
 def told(error: BadVideo) -> str:
@@ -157,9 +156,9 @@ def main() -> int:
     ):
         clips = {name: path.read_bytes() for name, path in make_clips(Path(name)).items()}
 
-        def reference(path: Path, places: NDArray[np.int64]) -> tuple[NDArray[np.float64], Frames]:
+        def reference(path: Path, moments: NDArray[np.float64]) -> tuple[NDArray[np.bool_], Frames | None]:
             with mock.patch.object(child, "open_video", decode_video):  # a new process is a copy of this one
-                return from_the_start(path, places, sequential.open)
+                return from_the_start(path, moments, sequential.open)
 
         peaks: Counter[int | None] = Counter()
         for trial in range(arguments.count):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from magi.video.damage import DamageDetector
 from magi.video.frames import Frames, fit
 from magi.video.libraries import pillow, pyav
 from magi.video.timing import DEFAULT_FPS, believable_times, nominal_period
@@ -300,17 +301,11 @@ def _bytes_of(picture: Any) -> int:
 
 
 def _pictures(stream: Any) -> Iterator[Any]:
+    detector = DamageDetector(stream)
     for packet in stream.container.demux(stream):
-        if packet.is_corrupt or _ends_a_torn_gif(packet):  # frames still to be reordered have gaps: leave them
-            raise ValueError("the file is cut off")
+        if detector.sees_damage(packet):  # frames still to be reordered have gaps: leave them
+            raise ValueError("the file is damaged or cut off")
         yield from packet.decode()
-
-
-def _ends_a_torn_gif(packet: Any) -> bool:
-    """Whether this is a half drawn picture at the end of a GIF: unlike other formats, nobody marks it as corrupt."""
-    if packet.stream.codec.canonical_name != "gif" or packet.pos is None:
-        return False
-    return packet.pos + packet.size >= packet.stream.container.size and bytes(packet)[-1:] != b";"
 
 
 def _is_numbered_image(name: str) -> bool:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from magi.video.damage import DamageDetector
 from magi.video.frames import Frames
 from magi.video.libraries import pyav
 from magi.video.reading import ReadableVideo, chosen, collect, cut_off, decode_video, early_end, upright
@@ -185,12 +186,13 @@ def _trusted_packets(stream: Any, codec: str, limit: int) -> list[Any] | None:
     """Return the packets of all frames, or those that hold the first `limit`; None if anything about them is odd."""
     packets: list[Any] = []
     held, newest = 0, None
+    detector = DamageDetector(stream)
     for packet in stream.container.demux(stream):
         if packet.size == 0 and packet.pts is None and packet.dts is None:
             break  # the end
         held += packet.size
         if (
-            (packet.is_corrupt or packet.is_discard or packet.pts is None or held > MAX_BYTES)
+            (detector.sees_damage(packet) or packet.is_discard or packet.pts is None or held > MAX_BYTES)
             or packet.size <= (SKIPPED_FRAME if codec == "mpeg4" else 0)
             or any(packet.has_sidedata(kind) for kind in TELLING)
             or (packet.dts is None and newest is not None)

@@ -24,6 +24,8 @@ CODECS = (
     *("av1", "ffv1", "gif", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2"),
     *("msmpeg4v3", "png", "prores", "rawvideo", "theora", "vp8", "vp9"),
 )
+# Decoders that do not mark what they could not decode, but hand out whatever was in memory: here damage is an error.
+SILENT = frozenset({"mjpeg", "mpeg1video", "mpeg2video", "png"})
 
 
 class BadVideo(ValueError):
@@ -67,7 +69,8 @@ def open_stream(path: Path) -> Iterator[Any]:
             raise BadVideo(path, f"is encoded with {codec}, not one of {', '.join(CODECS)}")
         if stream.width * stream.height > MAX_PIXELS:
             raise BadVideo(path, f"has frames of {stream.width} x {stream.height} pixels; the limit is {MAX_PIXELS}")
-        stream.codec_context.options = limits
+        strict = {"err_detect": "crccheck+explode"} if codec in SILENT else {}
+        stream.codec_context.options = limits | strict
         stream.codec_context.thread_count = 1  # loader workers are the parallelism
         yield stream
 
