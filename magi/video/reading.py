@@ -192,7 +192,7 @@ def probe(path: str | Path) -> VideoInfo:
         BadVideo: not even one frame can be decoded.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         images = _numbered_images(path)
         height, width = _read_image(images[0]).shape[:2]
         codec = images[0].suffix[1:].lower()
@@ -225,7 +225,7 @@ def read_video(path: str | Path, *, max_frames: int | None = None, size: int | N
 def decode_video(path: str | Path, *, max_frames: int | None = None) -> DecodedVideo:
     """Like `read_video`, for a caller who needs the times first and then only some of the frames."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         images = _numbered_images(path)[:max_frames]
         return DecodedVideo(path, np.arange(len(images)) / DEFAULT_FPS, None, images, _read_image, num_bytes=0)
     with open_stream(path) as stream:
@@ -314,7 +314,10 @@ def _is_numbered_image(name: str) -> bool:
 
 
 def _numbered_images(folder: Path) -> list[Path]:
-    names = [name for name in os.listdir(folder) if _is_numbered_image(name)]
+    try:
+        names = [name for name in os.listdir(folder) if _is_numbered_image(name)]
+    except OSError as error:
+        raise BadVideo(folder, f"cannot be listed ({brief(error)})") from error
     if not names:
         raise BadVideo(folder, "is a folder without numbered images (such as 0001.png)")
     return [folder / name for name in sorted(names, key=_natural_order)]

@@ -14,6 +14,7 @@ final.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def open_video(path: str | Path, *, max_frames: int | None = None) -> ReadableVi
         BadVideo: not a single frame can be read; with the reason.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         with open_stream(path) as stream:
             video = _scan(path, stream, max_frames)
         if video is not None:

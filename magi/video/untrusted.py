@@ -6,6 +6,7 @@ or hangs all the same is a matter for `magi.video.isolated`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +48,9 @@ def open_stream(path: Path) -> Iterator[Any]:
     Raises:
         BadVideo: no file, not one of `FORMATS` or `CODECS`, no video in it, or too many pixels.
     """
-    if not path.is_file():  # a pipe would block, a URL would be fetched
-        raise BadVideo(path, "is not a file" if path.exists() else "does not exist")
-    if path.stat().st_size == 0:
+    if not os.path.isfile(path):  # a pipe would block, a URL would be fetched
+        raise BadVideo(path, "is not a file" if os.path.exists(path) else "does not exist, or may not be looked at")
+    if os.path.getsize(path) == 0:
         raise BadVideo(path, "is empty")
     av = pyav()
     limits = {"max_pixels": str(MAX_PIXELS)}
