@@ -258,7 +258,7 @@ def _run(arguments: dict[str, Any]) -> NoReturn:
     try:
         serve(**arguments)
     except BaseException:  # nothing may return into what the parent was doing
-        traceback.print_exc()
+        os.write(2, traceback.format_exc().encode())  # sys.stderr may stand for a file that is closed here
     finally:
         os._exit(70)
 
