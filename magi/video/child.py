@@ -120,7 +120,7 @@ def _answer(
             raise BadVideo(path, "has changed since it was opened")
         crop = {name: request[name] for name in ("size", "top", "left")}
         frames = np.ascontiguousarray(video.rgb(request["indices"], **crop))
-        return {"shape": frames.shape}, memoryview(frames).cast("B")
+        return {"shape": frames.shape}, frames.data.cast("B")
     except BadVideo as error:
         return {"bad": error.reason, "place": error.path}, b""
     except MemoryError:

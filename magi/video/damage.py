@@ -28,7 +28,7 @@ class DamageDetector:
         return False
 
     def _ends_a_torn_gif(self, packet: Any) -> bool:
-        """Whether this is a half drawn picture at the end of a file: unlike other formats, nobody marks it as corrupt."""
+        """Whether this is a half drawn picture at the end of a file: unlike in other formats, nobody marks it."""
         return (
             packet.pos is not None
             and packet.pos + packet.size >= self._file_bytes

@@ -214,7 +214,7 @@ class _Child:
         return self._code is None
 
     def end(self, *, gently: bool = False) -> str:
-        """Kill it, or wait for it if it is dying already, and return how it ended. A copy of its owner only forgets it."""
+        """Kill it, or wait for it if it is dying, and return how it ended. A copy of its owner only forgets it."""
         if self._open:
             os.close(self.requests)
             os.close(self.replies)
