@@ -6,6 +6,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,22 +119,22 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, decoded: list[str]) -> N
 
 
 def test_key_frames_that_are_none_are_not_believed(tmp_path: Path, decoded: list[str]) -> None:
-    """A file marked by x264's intra refresh has key frames without a whole picture. Only IDR pictures count in H.264;
-    and where a codec has no such mark, the first picture must be one that stands for itself."""
+    """x264's intra refresh marks frames without a whole picture; only IDR pictures count in H.264. Elsewhere the first
+    picture must be one that stands for itself: MPEG-4 goes on from any other without a word."""
     options = {"g": "15", "bf": "0", "x264-params": "intra-refresh=1:scenecut=0"}
     path = encode(tmp_path / "a.mp4", moving(50, 48, 64), pixel_format="yuv420p", options=options)
     video = open_video(path)
     assert isinstance(video, SoughtVideo)
-    marked = [i for i, packet in enumerate(video.packets.packets) if packet.is_keyframe]
-    assert len(marked) > 2, "the fixture must have the fault"
+    assert sum(packet.is_keyframe for packet in video.packets.packets) > 2, "the fixture must have the fault"
     assert video.packets.keys.tolist() == [0]
-    expected = decode_video(path).rgb([40])
-    np.testing.assert_array_equal(video.rgb([40]), expected)
+
+    path = encode(tmp_path / "a.avi", moving(50, 48, 64), "mpeg4", "yuv420p", options={"g": "50", "qmax": "4"})
+    video = open_video(path)
+    assert isinstance(video, SoughtVideo)
+    lying = replace(video, packets=replace(video.packets, keys=np.array([0, 31])))
     assert "file" not in decoded
-    video.packets.keys.resize(2, refcheck=False)
-    video.packets.keys[1] = marked[2]
-    np.testing.assert_array_equal(video.rgb([40]), expected)
-    assert "file" in decoded, "the lie about the key frame was found out"
+    np.testing.assert_array_equal(lying.rgb([40]), decode_video(path).rgb([40]))
+    assert "file" in decoded, "the lie was found out"
 
 
 def test_stamps_that_lie_are_found_out(tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,25 +195,32 @@ def test_what_is_not_there_cannot_be_asked_for(tmp_path: Path, opened: Any) -> N
 # Damage
 
 
+def hurt(whole: Path, place: int, damaged: Path, *, zeros: int = 12) -> Path:
+    """Write a copy with some zeros in the middle of the packet of the frame at this place."""
+    video = open_video(whole)
+    assert isinstance(video, SoughtVideo)
+    packet = video.packets.packets[video.packets.packet_of[place]]
+    content = bytearray(whole.read_bytes())
+    middle = packet.pos + packet.size // 2
+    content[middle : middle + zeros] = bytes(zeros)
+    damaged.write_bytes(content)
+    return damaged
+
+
 def test_damage_found_while_decoding(tmp_path: Path) -> None:
     """Opening does not see a damaged picture. Frames before it come as from the start, frames that need it are a
     BadVideo with the reason, frames behind the next key frame are whole; whatever was asked before."""
-    whole = encode(tmp_path / "whole.mp4", moving(60, 48, 64), options={"g": "20", "crf": "4"})
+    options = {"g": "20", "crf": "4", "bf": "0", "x264-params": "scenecut=0"}
+    whole = encode(tmp_path / "whole.mp4", moving(60, 64, 96), options=options)
+    path = hurt(whole, 30, tmp_path / "damaged.mp4")
     sound = open_video(whole)
-    assert isinstance(sound, SoughtVideo)
-    packet = max(sound.packets.packets[25:35], key=lambda packet: packet.size)
-    content = bytearray(whole.read_bytes())
-    content[packet.pos + 10 : packet.pos + packet.size] = bytes(packet.size - 10)
-    path = tmp_path / "damaged.mp4"
-    path.write_bytes(content)
-    start = decode_video(path)
-    assert start.problem is not None and 20 < len(start.times) < 40
-    last = len(start.times) - 1
+    assert len(decode_video(path).times) == 30
     for _ in range(2):
         video = open_video(path)
-        for index in (last, 39, 50, 5, 39, 50, last):
-            if index == 39:
-                with pytest.raises(BadVideo, match="ends after"):
+        assert len(video.times) == 60 and video.problem is None
+        for index in (29, 39, 50, 5, 30, 50, 29):
+            if index in (30, 39):
+                with pytest.raises(BadVideo, match=r"ends after 30 frames \(the next one is damaged\)"):
                     video.rgb([index])
             else:
                 np.testing.assert_array_equal(video.rgb([index]), sound.rgb([index]))
@@ -223,18 +231,23 @@ def test_damage_found_while_decoding(tmp_path: Path) -> None:
 def test_a_b_frame_before_the_damage_is_not_believed(tmp_path: Path) -> None:
     """It is shown first but predicted from what comes next, so the damage may be in it."""
     options = {"g": "30", "crf": "4", "bf": "3", "b-adapt": "0", "x264-params": "scenecut=0"}
-    whole = encode(tmp_path / "whole.mp4", moving(30, 48, 64), options=options)
-    sound = open_video(whole)
-    assert isinstance(sound, SoughtVideo)
-    place = next(i for i in range(12, 20) if sound.packets.packet_of[i] < sound.packets.packet_of[i - 1])  # a P-frame
-    packet = sound.packets.packets[sound.packets.packet_of[place]]
-    content = bytearray(whole.read_bytes())
-    content[packet.pos + 10 : packet.pos + packet.size] = bytes(packet.size - 10)
-    path = tmp_path / "damaged.mp4"
-    path.write_bytes(content)
-    assert len(decode_video(path).times) < place
-    with pytest.raises(BadVideo):
-        open_video(path).rgb([place - 1])
+    whole = encode(tmp_path / "whole.mp4", moving(30, 64, 96), options=options)
+    path = hurt(whole, 16, tmp_path / "damaged.mp4")
+    assert len(decode_video(path).times) == 13, "the fixture must have frames 13 to 15 predicted from 16"
+    np.testing.assert_array_equal(open_video(path).rgb([12]), open_video(whole).rgb([12]))
+    for index in (13, 14, 15):
+        with pytest.raises(BadVideo, match="ends after 13 frames"):
+            open_video(path).rgb([index])
+
+
+def test_damage_that_a_decoder_does_not_mark(tmp_path: Path) -> None:
+    """What Motion JPEG lacks is whatever was in memory, so its decoder must stop instead of going on."""
+    whole = encode(tmp_path / "whole.avi", moving(12, 64, 96), "mjpeg", "yuvj420p", options={"qmax": "3"})
+    path = hurt(whole, 7, tmp_path / "damaged.avi", zeros=300)
+    assert len(decode_video(path).times) == 7
+    np.testing.assert_array_equal(open_video(path).rgb([6]), open_video(whole).rgb([6]))
+    with pytest.raises(BadVideo, match="ends after 7 frames"):
+        open_video(path).rgb([7])
 
 
 def test_checksums_of_ffv1_are_checked(tmp_path: Path) -> None:

@@ -217,8 +217,6 @@ def _run(decoder: Any, packets: Packets, start: int, last: int) -> Iterator[tupl
     """Decode from the packet `start` up to the place `last`; yield every place and its ``av.VideoFrame``."""
     key = place = int(packets.place_of[start])
     for picture in _pictures(decoder, packets.packets[start:]):
-        if picture.pts is not None and picture.pts < packets.stamps[key]:
-            continue  # shown before the key frame and predicted from what came before it
         if place == len(packets.stamps) or picture.is_corrupt or picture.pts != packets.stamps[place]:
             raise _Doubt
         kind = picture.pict_type
