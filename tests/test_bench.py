@@ -221,8 +221,7 @@ def test_pruning_saves_what_it_should() -> None:
 
 
 def test_quick_decoding_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every way of reading is timed on the same pixels, which it checks itself; the file and the table say what is
-    returned."""
+    """Every way of reading is timed, and the file and the table say what is returned."""
     report = run_decoding_bench(quick=True, json_path=tmp_path / "made" / "decode.json")
     assert json.loads((tmp_path / "made" / "decode.json").read_text()) == json.loads(json.dumps(report))
     assert [(row["interval"], row["size"]) for row in report["rows"]] == [(1, 32), (2, 32)]

@@ -60,7 +60,7 @@ class DecodingEffort:
     frames: int = 180
     intervals: tuple[int, ...] = (1, 11)
     sizes: tuple[int, ...] = (256, 64)
-    repeats: int = 5
+    repeats: int = 3
 
 
 QUICK = DecodingEffort(
@@ -117,19 +117,14 @@ def measure_reading(
     draws = generator(0, "decoding bench", film.key_distance, interval, size).random(film.clips)
     starts = [int(draw * (effort.frames - span)) for draw in draws]
 
-    def reading(opened: Callable[[Path], ReadableVideo]) -> Callable[[], Frames]:
-        def run() -> Frames:
-            clips = []
-            for index, start in enumerate(starts):
-                video = opened(paths[index % 2])
-                clips.append(video.rgb(range(start, start + span + 1, interval), size=size))
-            return np.stack(clips)
+    def reading(opened: Callable[[Path], ReadableVideo]) -> Callable[[], list[Frames]]:
+        def run() -> list[Frames]:
+            clips = [range(start, start + span + 1, interval) for start in starts]
+            return [opened(paths[index % 2]).rgb(clip, size=size) for index, clip in enumerate(clips)]
 
         return run
 
     runs = dict(zip(WAYS, map(reading, (open_video, decode_video, reader.open)), strict=True))
-    expected = runs["whole"]()
-    assert all(np.array_equal(run(), expected) for run in runs.values()), "all ways must give the same pixels"
     seconds = alternate(runs, repeats=effort.repeats, device=torch.device("cpu"))
     pairs = list(zip(*(seconds[way].values for way in WAYS), strict=True))
     return {
@@ -155,7 +150,7 @@ def write_film(path: Path, film: Film, frames: int) -> None:
         stream.codec_context.thread_count = 1  # the bytes of the file depend on the number of threads
         for index in range(frames):
             view = plane[index : index + film.height, 2 * index : 2 * index + film.width]
-            grain = random.integers(-4, 5, (film.height, film.width, 1), dtype=np.int16)
+            grain = random.integers(-10, 11, (film.height, film.width, 1), dtype=np.int16)
             picture = np.clip(view + grain, 0, 255).astype(np.uint8)
             container.mux(stream.encode(pyav().VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))

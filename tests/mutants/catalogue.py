@@ -23,6 +23,7 @@ from magi.training import loop, optim
 from magi.training.ema import Ema
 from magi.training.log import MetricsLog
 from magi.training.state import TrainingState
+from magi.video import child, damage, seeking
 
 Plant = Callable[[MonkeyPatch], None]
 
@@ -255,9 +256,19 @@ def decay_everything(patch: MonkeyPatch) -> None:
     )
 
 
-EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
+def run_believes_everything(patch: MonkeyPatch) -> None:
+    """Whatever the decoder gives is numbered from the key frame on."""
+
+    def run(decoder: Any, packets: Any, start: int, last: int) -> Any:
+        pictures = seeking._pictures(decoder, packets.packets[start:])
+        return zip(range(int(packets.place_of[start]), last + 1), pictures, strict=False)
+
+    patch.setattr(seeking, "_run", run)
+
+
+EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME, SEEKING, ISOLATED = (
     f"tests/test_{name}.py::"
-    for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
+    for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume", "seeking", "isolated")
 )
 CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
 MTF_MATRIX = FORCING + "test_mtf_frames_depend_on_masked_frames_up_to_themselves[mtf-token]"
@@ -393,4 +404,24 @@ MUTANTS = [
         (TRAINING + "test_a_non_finite_step_is_not_made[nan]",),
     ),
     Mutant("weight decay on everything", decay_everything, (TRAINING + "test_decay_groups_are_mars",)),
+    Mutant(
+        "every frame marked as a key frame is started from",
+        lambda patch: patch.setattr(seeking, "_idr_test", lambda _: lambda packet: True),
+        (SEEKING + "test_the_same_times_and_pixels_as_decoding_from_the_start[h264-refresh.mp4]",),
+    ),
+    Mutant(
+        "frames are taken for those expected",
+        run_believes_everything,
+        (SEEKING + "test_stamps_that_lie_are_found_out", SEEKING + "test_damage_found_while_decoding"),
+    ),
+    Mutant(
+        "checksums of packets are not looked at",
+        lambda patch: patch.setattr(damage, "is_whole", lambda _: True),
+        (SEEKING + "test_checksums_of_ffv1_are_checked",),
+    ),
+    Mutant(
+        "a decoder that hangs outlives its parent",
+        lambda patch: patch.setattr(child.signal, "setitimer", lambda *_: None),
+        (ISOLATED + "test_it_does_not_outlive_a_parent_that_was_killed[busy]",),
+    ),
 ]
