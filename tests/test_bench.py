@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from magi.bench.decoding import run_decoding_bench
 from magi.bench.measure import Spread, alternate, count_operations, fitted_exponent
 from magi.bench.run import run_bench
 from magi.bench.sampling import (
@@ -22,6 +23,7 @@ from magi.bench.sampling import (
     step_settings,
 )
 from magi.bench.training import count_training_flops, plain_loss, typical_draws
+from magi.cli.bench import main as bench_command
 from magi.model import plan
 from magi.model.config import PRESETS, MagiConfig
 from magi.model.head import DiffusionHead, HeadConfig
@@ -216,3 +218,18 @@ def test_pruning_saves_what_it_should() -> None:
         assert 2.9 < flops["pruned"] / pruned.total <= 3
         assert flops["ratio"] == pytest.approx(pruned.total / plain, rel=2e-3)
     assert flops["ratio"] <= 0.955
+
+
+def test_quick_decoding_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every way of reading is timed, and the file and the table say what is returned."""
+    report = run_decoding_bench(quick=True, json_path=tmp_path / "made" / "decode.json")
+    assert json.loads((tmp_path / "made" / "decode.json").read_text()) == json.loads(json.dumps(report))
+    assert [(row["interval"], row["size"]) for row in report["rows"]] == [(1, 32), (2, 32)]
+    for row in report["rows"]:
+        assert set(row["clips_per_second"]) == {"sought", "whole", "isolated"}
+        assert all(set(rates) == SUMMARY for rates in row["clips_per_second"].values())
+    assert all(math.isfinite(number) for number in numbers(report))
+    printed = capsys.readouterr().out
+    assert "MPEG-4 tiny" in printed and "only prove that everything runs" in printed
+    with pytest.raises(ValueError, match="measures one core, got --threads 2"):
+        bench_command(["decode", "--threads", "2"])

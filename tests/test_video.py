@@ -7,8 +7,8 @@ import os
 import pickle
 import resource
 import struct
+import tempfile
 import time
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from PIL import Image
 
 from magi.video import (
     BadVideo,
-    Frames,
     VideoWriter,
     clip_indices,
     decode_video,
     find_videos,
     fit,
     nominal_period,
+    open_video,
     probe,
     read_video,
     reading,
@@ -38,6 +38,7 @@ from magi.video import (
     write_video,
 )
 from magi.video.timing import believable_times
+from tests.videos import encode, moving, stamped, stamps
 
 CONTAINERS: dict[str, tuple[str, str, dict[str, str], float]] = {  # codec, pixel format, options, largest mean error
     "x264.mp4": ("libx264", "yuv444p", {"crf": "4"}, 2),
@@ -50,53 +51,6 @@ CONTAINERS: dict[str, tuple[str, str, dict[str, str], float]] = {  # codec, pixe
     "ffv1.mkv": ("ffv1", "bgr0", {}, 0),
     "plain.gif": ("gif", "rgb8", {}, 30),
 }
-
-
-def moving(num_frames: int, height: int, width: int) -> Frames:
-    """Smooth coloured waves, (T, H, W, 3)."""
-    t, y, x, c = np.ogrid[:num_frames, :height, :width, :3]
-    return (127 + 120 * np.sin(x / 9 + t / 5 + c) * np.cos(y / 7 - t / 9 + 2 * c)).astype(np.uint8)
-
-
-def stamped(num_frames: int, height: int = 32, width: int = 48) -> Frames:
-    """Frames (T, H, W, 3) whose left half tells their index by its grey; noise in the right half gives them weight."""
-    frames = np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
-    frames[:, :, : width // 2] = 8 + 4 * np.arange(num_frames)[:, None, None, None]
-    return frames
-
-
-def stamps(frames: Frames) -> list[int]:
-    """Read the indices off again."""
-    return [round((float(frame[4:-4, 4 : frame.shape[1] // 2 - 4].mean()) - 8) / 4) for frame in frames]
-
-
-def encode(
-    path: Path,
-    frames: Frames,
-    codec: str = "libx264",
-    pixel_format: str = "yuv444p",
-    *,
-    options: dict[str, str] | None = None,
-    rotation: int = 0,
-    times: list[int] | None = None,
-) -> Path:
-    """Write a file as other programs do; `times` are milliseconds."""
-    container_options = {"movflags": "faststart"} if "faststart" in path.name else {}
-    with av.open(str(path), "w", container_options=container_options) as container:
-        stream: Any = container.add_stream(codec, rate=25, options=options or {})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixel_format
-        stream.codec_context.thread_count = 1
-        if times:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            if times:
-                picture.pts, picture.time_base = times[index], Fraction(1, 1000)
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.fixture(scope="module", params=CONTAINERS)
@@ -323,13 +277,55 @@ def test_what_is_no_video_is_refused_quickly_in_one_line(tmp_path: Path, kind: s
         case "half":
             path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     start, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for function in (read_video, probe):
+    for function in (read_video, open_video, probe):
         with pytest.raises(BadVideo) as caught:
             function(path)
         assert caught.value.path == str(path) and str(path) in str(caught.value)
         assert "\n" not in str(caught.value) and caught.value.reason
     assert time.monotonic() - start < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100_000  # kilobytes
+
+
+def test_what_may_not_be_looked_at_is_refused() -> None:
+    """Without the right to read a file, to look into its folder or to list a folder of images, and with a name that no
+    file can have: a BadVideo. The superuser may read everything, so somebody else tries."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o711)
+        hidden, images = root / "hidden", root / "images"
+        hidden.mkdir()
+        images.mkdir()
+        encode(hidden / "a.mp4", stamped(3))
+        closed = encode(root / "closed.mp4", stamped(3))
+        Image.fromarray(stamped(1)[0]).save(images / "0.png")
+        for path in (hidden, images, closed):
+            path.chmod(0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            for path in (hidden / "a.mp4", closed, images, root / ("a" * 300 + ".mp4"), root / "a\0.mp4"):
+                for function in (decode_video, open_video, probe):
+                    with pytest.raises(BadVideo):
+                        function(path)
+        finally:
+            os.seteuid(user)
+            hidden.chmod(0o700)
+            images.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fps", "num_frames"),
+    [(2, 2, 25, 5), (64, 2, 25, 5), (32, 48, 25, 1), (32, 48, 1, 4), (32, 48, 1000, 4)],
+)
+def test_odd_videos_are_read_all_the_same(tmp_path: Path, height: int, width: int, fps: int, num_frames: int) -> None:
+    """Pictures of two pixels, a single frame, one frame a second and a thousand: frames and times as they are."""
+    frames = moving(num_frames, height, width)
+    write_video(tmp_path / "a.mp4", frames, fps=fps, quality="lossless")
+    for video in (decode_video(tmp_path / "a.mp4"), open_video(tmp_path / "a.mp4")):
+        np.testing.assert_array_equal(video.rgb(), frames)
+        np.testing.assert_allclose(video.times, np.arange(num_frames) / fps, atol=1e-4)
+        assert video.problem is None and video.rgb([0], size=4).shape == (1, 4, 4, 3)
 
 
 def test_a_bad_video_travels_between_processes() -> None:
@@ -520,6 +516,30 @@ def test_fit_keeps_the_centre_and_does_not_alias() -> None:
     np.testing.assert_array_equal(fit(frames[:, :, :40], 40), frames[:, :, :40])
     chequers = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[None, :, :, None].repeat(3, -1)
     assert np.abs(resize(chequers, 21, 21).astype(int)[:, 2:-2, 2:-2] - 127).max() < 20
+
+
+def test_fit_cuts_where_it_is_told() -> None:
+    """From one end of the long side to the other, alike for both sides; the centre is the default, and of two middles
+    the upper or left one; along the short side there is nothing to choose."""
+    wide = np.broadcast_to(np.arange(0, 41, dtype=np.uint8)[:, None] * 6, (1, 10, 41, 3))
+    for left, column in ((0, 0), (1, 31), (0.5, 15), (0.25, 8), (0.999, 31)):
+        for top in (0, 0.3, 1):
+            cut = fit(wide, 10, top=top, left=left)
+            np.testing.assert_array_equal(cut, wide[:, :, column : column + 10])
+            np.testing.assert_array_equal(fit(wide.swapaxes(1, 2), 10, top=left, left=top), cut.swapaxes(1, 2))
+    np.testing.assert_array_equal(fit(wide, 10), fit(wide, 10, left=0.5))
+    for bad in ({"top": -0.1}, {"left": 1.01}, {"left": float("nan")}):
+        with pytest.raises(ValueError, match="top and left must be between 0 and 1"):
+            fit(wide, 10, **bad)
+
+
+def test_a_crop_follows_the_upright_picture(tmp_path: Path) -> None:
+    """A phone's video is turned before it is cut: left means the viewer's left, and equals cutting the whole frames."""
+    path = encode(tmp_path / "a.mp4", moving(4, 32, 64), rotation=180)
+    video = decode_video(path)
+    for place in (0.0, 0.3, 1.0):
+        np.testing.assert_array_equal(video.rgb([2], size=16, left=place), fit(video.rgb([2]), 16, left=place))
+    assert (video.rgb([2], size=16, left=0.0) != video.rgb([2], size=16, left=1.0)).any()
 
 
 def test_reading_can_fit(container: Path) -> None:

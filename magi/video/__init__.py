@@ -4,10 +4,11 @@ Knows containers, codecs, time stamps and pictures; knows nothing of clips, batc
 """
 
 from magi.video.frames import Frames, fit, resize, tile
+from magi.video.isolated import IsolatedReader, IsolatedVideo
 from magi.video.reading import (
     VIDEO_SUFFIXES,
-    BadVideo,
     DecodedVideo,
+    ReadableVideo,
     Video,
     VideoInfo,
     decode_video,
@@ -15,7 +16,9 @@ from magi.video.reading import (
     probe,
     read_video,
 )
+from magi.video.seeking import SoughtVideo, open_video
 from magi.video.timing import clip_indices, nominal_period, ticks
+from magi.video.untrusted import BadVideo
 from magi.video.writing import Quality, VideoWriter, write_gif, write_video
 
 __all__ = [
@@ -23,7 +26,11 @@ __all__ = [
     "BadVideo",
     "DecodedVideo",
     "Frames",
+    "IsolatedReader",
+    "IsolatedVideo",
     "Quality",
+    "ReadableVideo",
+    "SoughtVideo",
     "Video",
     "VideoInfo",
     "VideoWriter",
@@ -32,6 +39,7 @@ __all__ = [
     "find_videos",
     "fit",
     "nominal_period",
+    "open_video",
     "probe",
     "read_video",
     "resize",

@@ -10,42 +10,33 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from magi.video.damage import DamageDetector
 from magi.video.frames import Frames, fit
 from magi.video.libraries import pillow, pyav
 from magi.video.timing import DEFAULT_FPS, believable_times, nominal_period
+from magi.video.untrusted import (
+    MAX_BYTES,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    BadVideo,
+    brief,
+    decoding_errors,
+    frame_rate,
+    open_stream,
+    promised_seconds,
+)
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-MAX_PIXELS = 2**25  # per frame: 8K just fits, while a GIF of 35 bytes can claim 128 times as much
-MAX_BYTES = 2**30  # of decoded pictures of one video that are held at once: 345 of 1080p
-
-# The formats that may be probed at all: playlists would open further files. The content decides, not the suffix.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,gif"
-CODECS = (
-    *("av1", "ffv1", "gif", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v2"),
-    *("msmpeg4v3", "png", "prores", "rawvideo", "theora", "vp8", "vp9"),
-)
-
-
-class BadVideo(ValueError):
-    """A video that cannot be used, and why, in one line."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)  # both, so that the error survives pickling
-        self.path = str(path)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+MAX_RGB_BYTES = 4 * MAX_BYTES  # of one answer: as RGB, a picture takes two to three times what its decoder gave
 
 
 @dataclass(frozen=True)
@@ -93,11 +84,89 @@ class DecodedVideo:
 
         Raises:
             BadVideo: a frame cannot be converted, or differs in size from the others.
+            ValueError: no such frame, or more than `MAX_RGB_BYTES` of them.
         """
-        frames = [self.convert(self.pictures[i]) for i in (range(len(self.pictures)) if indices is None else indices)]
-        if len({frame.shape for frame in frames}) > 1:
-            raise BadVideo(self.path, f"holds images of several sizes: {sorted({frame.shape[:2] for frame in frames})}")
-        return np.stack(frames) if size is None else fit(np.stack(frames), size, top=top, left=left)
+        places = chosen(indices, len(self.times))
+        frames = ((place, self.convert(self.pictures[place])) for place in sorted(set(places)))
+        return collect(self.path, frames, places, size=size, top=top, left=left)
+
+
+class ReadableVideo(Protocol):
+    """What a reader of clips needs of a video: first its times, to choose frames by, then these frames."""
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of images."""
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """When the frames are shown (T,): seconds, increasing, from 0."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the rest of a damaged or huge file is missing."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory for as long as it is kept."""
+
+    def rgb(
+        self,
+        indices: Sequence[int] | NDArray[np.int64] | None = None,
+        *,
+        size: int | None = None,
+        top: float = 0.5,
+        left: float = 0.5,
+    ) -> Frames:
+        """Return these frames (default: all) as (T, H, W, 3), or fitted to (T, S, S, 3); see ``DecodedVideo.rgb``."""
+
+
+def chosen(indices: Sequence[int] | NDArray[np.int64] | None, count: int) -> list[int]:
+    """Return the indices, by default all `count`, as a list.
+
+    Raises:
+        ValueError: there are none, or some are not among the frames.
+    """
+    places = list(range(count)) if indices is None else [int(index) for index in indices]
+    if not places or min(places) < 0 or max(places) >= count:
+        wanted = f"{min(places)} to {max(places)}" if places else "none"
+        raise ValueError(f"frames asked for must be among 0 to {count - 1}, got {wanted}")
+    return places
+
+
+def collect(
+    path: Path,
+    frames: Iterable[tuple[int, Frames]],
+    places: Sequence[int],
+    *,
+    size: int | None,
+    top: float,
+    left: float,
+) -> Frames:
+    """Return the frames at these places (T, H, W, 3), or fitted (T, S, S, 3); the one way from pictures to arrays.
+
+    Args:
+        frames: place and picture (H, W, 3) of every frame asked for, each once. It is fitted as it comes, so that no
+            two of full size are held together.
+        places: which of them, in any order and as often as wanted.
+        size, top, left: as for `fit`.
+    """
+    if size is None and (top, left) != (0.5, 0.5):
+        raise ValueError(
+            f"top and left place the square that size cuts out; without size they must be 0.5, got {top, left}"
+        )
+    kept: dict[int, Frames] = {}
+    shapes: set[tuple[int, ...]] = set()
+    for place, frame in frames:
+        shapes.add(frame.shape[:2])
+        if len(shapes) > 1:
+            raise BadVideo(path, f"holds images of several sizes: {sorted(shapes)}")
+        kept[place] = frame if size is None else fit(frame[None], size, top=top, left=left)[0]
+        if len(places) * kept[place].nbytes > MAX_RGB_BYTES:
+            raise ValueError(
+                f"{path}: {len(places)} frames take more than {MAX_RGB_BYTES / 2**30:g} GiB; ask for fewer"
+            )
+    return np.stack([kept[place] for place in places])
 
 
 def find_videos(root: str | Path) -> list[Path]:
@@ -123,18 +192,18 @@ def probe(path: str | Path) -> VideoInfo:
         BadVideo: not even one frame can be decoded.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         images = _numbered_images(path)
         height, width = _read_image(images[0]).shape[:2]
         codec = images[0].suffix[1:].lower()
         return VideoInfo(width, height, len(images), DEFAULT_FPS, len(images) / DEFAULT_FPS, 0, codec)
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         first = _decode(path, stream, max_frames=1)[0][0]
         rotation = first.rotation % 360
         width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
         codec = stream.codec.canonical_name
-        duration = _promised_seconds(stream)
-        return VideoInfo(width, height, stream.frames or None, _fps(stream), duration, rotation, codec)
+        duration = promised_seconds(stream)
+        return VideoInfo(width, height, stream.frames or None, frame_rate(stream), duration, rotation, codec)
 
 
 def read_video(path: str | Path, *, max_frames: int | None = None, size: int | None = None) -> Video:
@@ -156,57 +225,40 @@ def read_video(path: str | Path, *, max_frames: int | None = None, size: int | N
 def decode_video(path: str | Path, *, max_frames: int | None = None) -> DecodedVideo:
     """Like `read_video`, for a caller who needs the times first and then only some of the frames."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         images = _numbered_images(path)[:max_frames]
         return DecodedVideo(path, np.arange(len(images)) / DEFAULT_FPS, None, images, _read_image, num_bytes=0)
-    with _open(path) as stream:
+    with open_stream(path) as stream:
         pictures, problem = _decode(path, stream, max_frames)
-        times = believable_times([picture.time for picture in pictures], _fps(stream))
-        promised = _promised_seconds(stream)
-    last = pictures[-1].duration * float(pictures[-1].time_base or 0)
-    lasted = times[-1] + max(last, nominal_period(times))
-    missing = 0 if promised is None or len(pictures) == max_frames else (promised - lasted) / nominal_period(times)
-    if problem is None and missing > 2.5:  # a torn matroska file ends without an error; sound headers err by up to two
-        problem = f"ends after {lasted:.2f} of the {promised:.2f} seconds that its header promises"
-
-    def convert(picture: Any) -> Frames:
-        try:
-            return np.rot90(picture.to_ndarray(format="rgb24", threads=1), round(picture.rotation / 90))
-        except _decoding_errors() as error:
-            raise BadVideo(path, f"has frames that cannot be converted to RGB ({_brief(error)})") from error
-
+        times = believable_times([picture.time for picture in pictures], frame_rate(stream))
+        if problem is None and len(pictures) != max_frames:
+            problem = early_end(stream, times, pictures[-1].duration * float(pictures[-1].time_base or 0))
     num_bytes = sum(map(_bytes_of, pictures))
-    return DecodedVideo(path, times, problem, pictures, convert, num_bytes)
+    return DecodedVideo(path, times, problem, pictures, lambda picture: upright(path, picture), num_bytes)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a file that nobody vouches for and yield its ``av.VideoStream``."""
-    if not path.is_file():  # a pipe would block, a URL would be fetched
-        raise BadVideo(path, "is not a file" if path.exists() else "does not exist")
-    if path.stat().st_size == 0:
-        raise BadVideo(path, "is empty")
-    av = pyav()
-    limits = {"max_pixels": str(MAX_PIXELS)}
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", **limits}
+def early_end(stream: Any, times: NDArray[np.float64], last: float) -> str | None:
+    """Say so if frames at these times (T,), the last shown for `last` seconds, are fewer than the header promises.
+
+    A torn matroska file ends without an error; sound headers err by up to two frames.
+    """
+    promised, period = promised_seconds(stream), nominal_period(times)
+    lasted = times[-1] + max(last, period)
+    if promised is None or promised - lasted <= 2.5 * period:
+        return None
+    return f"ends after {lasted:.2f} of the {promised:.2f} seconds that its header promises"
+
+
+def upright(path: Path, picture: Any) -> Frames:
+    """Return an ``av.VideoFrame`` as RGB (H, W, 3), turned as its metadata say.
+
+    Raises:
+        BadVideo: its pixel format cannot be converted.
+    """
     try:
-        container = av.open(str(path.absolute()), options=options, metadata_errors="replace")
-    except _decoding_errors() as error:
-        raise BadVideo(path, f"is not a readable mp4, mov, avi, mkv, webm or gif file ({_brief(error)})") from error
-    with container:
-        cover = av.stream.Disposition.attached_pic  # the picture of a sound file
-        stream = next((stream for stream in container.streams.video if not stream.disposition & cover), None)
-        if stream is None:
-            raise BadVideo(path, "holds no video stream")
-        # PyAV ignores the option codec_whitelist without a word, so the name is compared here.
-        codec = "unknown" if stream.codec_context is None else stream.codec.canonical_name
-        if codec not in CODECS:
-            raise BadVideo(path, f"is encoded with {codec}, not one of {', '.join(CODECS)}")
-        if stream.width * stream.height > MAX_PIXELS:
-            raise BadVideo(path, f"has frames of {stream.width} x {stream.height} pixels; the limit is {MAX_PIXELS}")
-        stream.codec_context.options = limits
-        stream.codec_context.thread_count = 1  # loader workers are the parallelism
-        yield stream
+        return np.rot90(picture.to_ndarray(format="rgb24", threads=1), round(picture.rotation / 90))
+    except decoding_errors() as error:
+        raise BadVideo(path, f"has frames that cannot be converted to RGB ({brief(error)})") from error
 
 
 def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any], str | None]:
@@ -227,18 +279,21 @@ def _decode(path: Path, stream: Any, max_frames: int | None) -> tuple[list[Any],
             held += _bytes_of(picture)
             if len(pictures) == max_frames:
                 break
-            if held > MAX_BYTES:
-                problem = (
-                    f"is read no further than its first {len(pictures)} frames, which take {MAX_BYTES / 2**30:g} GiB"
-                )
+            if held > MAX_BYTES or len(pictures) == MAX_FRAMES:
+                problem = cut_off(len(pictures), held)
                 break
-    except _decoding_errors() as error:
-        problem = f"ends after {len(pictures)} frames ({_brief(error)})"
+    except decoding_errors() as error:
+        problem = f"ends after {len(pictures)} frames ({brief(error)})"
         if not pictures:
-            raise BadVideo(path, f"holds no frame that can be decoded ({_brief(error)})") from error
+            raise BadVideo(path, f"holds no frame that can be decoded ({brief(error)})") from error
     if not pictures:
         raise BadVideo(path, "holds no frame that can be decoded")
     return pictures, problem
+
+
+def cut_off(num_frames: int, held: int) -> str:
+    """Why no more than these frames are read, which hold so many bytes."""
+    return f"is read no further than its first {num_frames} frames, which take {held / 2**30:.2g} GiB"
 
 
 def _bytes_of(picture: Any) -> int:
@@ -246,39 +301,11 @@ def _bytes_of(picture: Any) -> int:
 
 
 def _pictures(stream: Any) -> Iterator[Any]:
+    detector = DamageDetector(stream)
     for packet in stream.container.demux(stream):
-        if packet.is_corrupt or _ends_a_torn_gif(packet):  # frames still to be reordered have gaps: leave them
-            raise ValueError("the file is cut off")
+        if detector.sees_damage(packet):  # frames still to be reordered have gaps: leave them
+            raise ValueError("the file is damaged or cut off")
         yield from packet.decode()
-
-
-def _ends_a_torn_gif(packet: Any) -> bool:
-    """Whether this is a half drawn picture at the end of a GIF: unlike other formats, nobody marks it as corrupt."""
-    if packet.stream.codec.canonical_name != "gif" or packet.pos is None:
-        return False
-    return packet.pos + packet.size >= packet.stream.container.size and bytes(packet)[-1:] != b";"
-
-
-def _decoding_errors() -> tuple[type[Exception], ...]:
-    """What PyAV is known to raise on damaged files: its own errors, UnicodeDecodeError (a ValueError), MemoryError."""
-    return (pyav().error.FFmpegError, OSError, ValueError, MemoryError)
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-
-
-def _fps(stream: Any) -> float:
-    return float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
-
-
-def _promised_seconds(stream: Any) -> float | None:
-    """Return how long the header says that the stream lasts, if it does."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if stream.container.duration and len(stream.container.streams) == 1:  # else the sound may be what lasts so long
-        return stream.container.duration / pyav().time_base
-    return None
 
 
 def _is_numbered_image(name: str) -> bool:
@@ -287,7 +314,10 @@ def _is_numbered_image(name: str) -> bool:
 
 
 def _numbered_images(folder: Path) -> list[Path]:
-    names = [name for name in os.listdir(folder) if _is_numbered_image(name)]
+    try:
+        names = [name for name in os.listdir(folder) if _is_numbered_image(name)]
+    except OSError as error:
+        raise BadVideo(folder, f"cannot be listed ({brief(error)})") from error
     if not names:
         raise BadVideo(folder, "is a folder without numbered images (such as 0001.png)")
     return [folder / name for name in sorted(names, key=_natural_order)]
@@ -308,4 +338,4 @@ def _read_image(path: Path) -> Frames:
                 raise ValueError(f"mode {image.mode} holds more than 8 bits per channel")
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, MemoryError, pillow().DecompressionBombError) as error:
-        raise BadVideo(path, f"cannot be read as png, jpg or webp ({_brief(error)})") from error
+        raise BadVideo(path, f"cannot be read as png, jpg or webp ({brief(error)})") from error

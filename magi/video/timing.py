@@ -21,15 +21,19 @@ def believable_times(stamps: Sequence[float | None], fps: float) -> NDArray[np.f
 
     In AVI the stamps of reordered frames (B-frames) come out as 1, 4, 3, 5, 2: the order of frames is right, not they.
     """
-    constant = np.arange(len(stamps)) / fps
-    if any(stamp is None for stamp in stamps) or len(stamps) < 2:
-        return constant
+    if not believable(stamps):
+        return np.arange(len(stamps)) / fps
     times = np.asarray(stamps, dtype=np.float64)
-    gaps = np.diff(times)
-    # A broken stamp hours away would otherwise stand for millions of ticks.
-    if not (gaps > 0).all() or gaps.sum() > 100 * len(gaps) * np.median(gaps):
-        return constant
     return times - times[0]
+
+
+def believable(stamps: Sequence[float | None]) -> bool:
+    """Whether there are at least two stamps, none is missing, and they increase without absurd gaps."""
+    if any(stamp is None for stamp in stamps) or len(stamps) < 2:
+        return False
+    gaps = np.diff(np.asarray(stamps, dtype=np.float64))
+    # A broken stamp hours away would otherwise stand for millions of ticks.
+    return bool((gaps > 0).all() and gaps.sum() <= 100 * len(gaps) * np.median(gaps))
 
 
 def nominal_period(times: NDArray[np.float64]) -> float:

@@ -29,6 +29,7 @@ from magi.training import loop, optim
 from magi.training.ema import Ema
 from magi.training.log import MetricsLog
 from magi.training.state import TrainingState
+from magi.video import child, damage, seeking
 
 Plant = Callable[[MonkeyPatch], None]
 
@@ -289,9 +290,19 @@ def noise_of_the_place_in_the_batch(patch: MonkeyPatch) -> None:
     patch.setattr(video, "sampled", wrong)
 
 
-EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
+def run_believes_everything(patch: MonkeyPatch) -> None:
+    """Whatever the decoder gives is numbered from the key frame on."""
+
+    def run(decoder: Any, packets: Any, start: int, last: int) -> Any:
+        pictures = seeking._pictures(decoder, packets.packets[start:])
+        return zip(range(int(packets.place_of[start]), last + 1), pictures, strict=False)
+
+    patch.setattr(seeking, "_run", run)
+
+
+EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME, SEEKING, ISOLATED = (
     f"tests/test_{name}.py::"
-    for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
+    for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume", "seeking", "isolated")
 )
 LATENTS, ENCODE = (f"tests/test_{name}.py::" for name in ("latents", "encode"))
 INDEX = "tests/test_index.py::"
@@ -477,5 +488,25 @@ MUTANTS = [
         "intervals that do not fit are drawn too",
         lambda patch: patch.setattr(ClipShape, "largest", lambda self, _frames: self.max_interval),
         (INDEX + "test_intervals_come_as_often_as_expected[clamp]", INDEX + "test_expected_shares_are_exact"),
+    ),
+    Mutant(
+        "every frame marked as a key frame is started from",
+        lambda patch: patch.setattr(seeking, "_idr_test", lambda _: lambda packet: True),
+        (SEEKING + "test_the_same_times_and_pixels_as_decoding_from_the_start[h264-refresh.mp4]",),
+    ),
+    Mutant(
+        "frames are taken for those expected",
+        run_believes_everything,
+        (SEEKING + "test_stamps_that_lie_are_found_out", SEEKING + "test_damage_found_while_decoding"),
+    ),
+    Mutant(
+        "checksums of packets are not looked at",
+        lambda patch: patch.setattr(damage, "is_whole", lambda _: True),
+        (SEEKING + "test_checksums_of_ffv1_are_checked",),
+    ),
+    Mutant(
+        "a decoder that hangs outlives its parent",
+        lambda patch: patch.setattr(child.signal, "setitimer", lambda *_: None),
+        (ISOLATED + "test_it_does_not_outlive_a_parent_that_was_killed[busy]",),
     ),
 ]
