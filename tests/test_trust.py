@@ -18,11 +18,13 @@ from safetensors.torch import save_file
 from magi.cli.tokenizer_convert import main as convert_command
 from magi.tokenizers import untrusted
 from magi.tokenizers.convert import convert
+from magi.tokenizers.omnitokenizer import from_published
 from magi.tokenizers.placed import find_folder
 from magi.tokenizers.published import PUBLISHED
 from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.tokenizers.trust import PIN_FILE, Contents, Trust, Untrusted, read_code, sha256_of
+from tests.test_omnitokenizer import TINY_ARGUMENTS, published_state
 from tests.test_stable_diffusion import TINY, write_published
 
 
@@ -251,6 +253,27 @@ def test_a_checkpoint_is_named_for_conversion(tmp_path: Path) -> None:
         convert("sd15", [file], tmp_path / "out", trust=Trust())
     with pytest.raises(ValueError, match="give one file"):
         convert("sd14", [file, file], tmp_path / "out", trust=Trust())
+
+
+@pytest.mark.usefixtures("read_here")
+@pytest.mark.filterwarnings("ignore:the latent statistics")
+def test_an_omnitokenizer_converts_to_the_same_tokenizer(tmp_path: Path) -> None:
+    """From Lightning's checkpoint, with what only trains and arguments in a Namespace, comes the folder of the very
+    tokenizer, which then needs neither; what the checkpoint is not is told with its name."""
+    arguments = argparse.Namespace(**TINY_ARGUMENTS)
+    content = {"epoch": 3, "state_dict": published_state(), "hyper_parameters": {"args": arguments}}
+    file = write(tmp_path / "imagenet_k600_vae.ckpt", content)
+    convert("omnitokenizer", [file], tmp_path / "out", trust=Trust())
+    loaded = load_tokenizer(f"omnitokenizer:{tmp_path / 'out'}")
+    assert fingerprint(loaded) == fingerprint(from_published(published_state(), TINY_ARGUMENTS))
+    assert fingerprint(loaded) == fingerprint(load_tokenizer(str(tmp_path / "out")))
+    assert json.loads((tmp_path / "out/config.json").read_text())["source"]["arguments"] == TINY_ARGUMENTS
+    del content["state_dict"]["post_vq_conv.1.bias"]
+    write(file, content)
+    with pytest.raises(
+        ValueError, match=r"imagenet_k600_vae\.ckpt: these weights are not.*missing: post_vq_conv\.1\.bias"
+    ):
+        convert("omnitokenizer", [file], tmp_path / "another", trust=Trust())
 
 
 def test_statistics_beside_the_weights_are_converted(tmp_path: Path) -> None:

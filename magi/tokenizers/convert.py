@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from magi import checkpoint
 from magi.seeds import generator
-from magi.tokenizers import cosmos, stable_diffusion, store
+from magi.tokenizers import cosmos, omnitokenizer, stable_diffusion, store
 from magi.tokenizers.cosmos_names import architecture, diffusers_names
 from magi.tokenizers.fitting import fit
 from magi.tokenizers.placed import set_statistics, warn_unmeasured
@@ -179,10 +178,13 @@ def _share(ours: Tensor, theirs: Tensor | None) -> float | None:
 def _omnitokenizer(files: Sequence[Path], digests: dict[Path, str], trust: Trust) -> tuple[Tokenizer, dict[str, Any]]:
     path = _one(files, "the checkpoint, such as imagenet_k600_vae.ckpt")
     contents = read_code(path, "pickle", digest=digests[path], trust=trust)
-    kind = import_module("magi.tokenizers.omnitokenizer")
-    tokenizer = kind.from_published(contents.tensors, contents.arguments)
-    assert isinstance(tokenizer, nn.Module)
-    return tokenizer.eval().requires_grad_(False), {"arguments": contents.arguments}  # type: ignore[return-value]
+    try:
+        tokenizer = omnitokenizer.from_published(contents.tensors, contents.arguments)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not set_statistics(tokenizer, path.parent):
+        warn_unmeasured(str(path))
+    return tokenizer, {"arguments": contents.arguments}
 
 
 def _card(entry: Published, source: dict[str, Any]) -> str:
