@@ -22,7 +22,8 @@ from torch import Tensor
 
 from magi.data.clips import Clips
 from magi.data.folder import FolderConfig, FolderSource
-from magi.video import Frames, write_video
+from magi.video import Frames, IsolatedVideo, write_video
+from magi.video.seeking import SoughtVideo
 
 LENGTHS = [4, 9, 10, 17, 30, 61, 62, 80]  # frames of the videos 0, 1, ...
 
@@ -121,9 +122,9 @@ def test_a_video_that_was_too_short_is_not_decoded_again(folder: Path, monkeypat
     import magi.data.folder as module
 
     opened: list[Path] = []
-    open_one = module.opened
-    monkeypatch.setattr(module, "opened", lambda path, **o: opened.append(path) or open_one(path, **o))
-    settings = config(folder, interval_rule="reject", cache_mb=0)
+    open_one = module.open_video
+    monkeypatch.setattr(module, "open_video", lambda path, **o: opened.append(path) or open_one(path, **o))
+    settings = config(folder, interval_rule="reject", cache_mb=0, isolate=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         FolderSource(settings).clips(range(100))
@@ -243,27 +244,28 @@ def test_the_order_does_not_depend_on_where_the_folder_is(folder: Path, tmp_path
     assert_same(FolderSource(config(folder)).clips(range(16)), FolderSource(config(tmp_path / "link")).clips(range(16)))
 
 
-def test_the_cache_is_bounded_and_saves_decoding(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for all, each video is decoded once; without, again and again; what is kept never exceeds the bound."""
-    import magi.data.folder as module
+@pytest.mark.parametrize("isolate", [False, True])
+def test_frames_are_kept_as_far_as_there_is_room(folder: Path, monkeypatch: pytest.MonkeyPatch, isolate: bool) -> None:
+    """With room for all, each video is read once; without, again and again, the frames of a clip alone; what is kept
+    never exceeds the bound; and no clip depends on it."""
+    wanted: list[int] = []
 
-    decoded: Counter[Path] = Counter()
-    open_one = module.opened
+    def counted(video: Any, indices: Any = None, **options: Any) -> Any:
+        wanted.append(len(video.times) if indices is None else len(indices))
+        return read(video, indices, **options)
 
-    def counting(path: Path, **options: Any) -> Any:
-        decoded[path] += 1
-        return open_one(path, **options)
-
-    monkeypatch.setattr(module, "opened", counting)
-    FolderSource(config(folder, cache_mb=64)).clips(range(24))
-    assert set(decoded.values()) == {1} and len(decoded) == 8
-    decoded.clear()
-    FolderSource(config(folder, cache_mb=0)).clips(range(24))
-    assert set(decoded.values()) == {3}
-    source = FolderSource(config(folder))
-    source._free_bytes = 150_000
-    source.clips(range(24))
-    assert 50_000 < sum(video.num_bytes for video in source._cache.values()) <= 150_000
+    kind = IsolatedVideo if isolate else SoughtVideo
+    read = kind.rgb
+    monkeypatch.setattr(kind, "rgb", counted)
+    kept = FolderSource(config(folder, cache_mb=64, isolate=isolate)).clips(range(24))
+    assert sorted(wanted) == LENGTHS  # no frame twice
+    wanted.clear()
+    assert_same(FolderSource(config(folder, cache_mb=0, isolate=isolate)).clips(range(24)), kept)
+    assert wanted == [4] * 24
+    source = FolderSource(config(folder, isolate=isolate))
+    source._free_bytes = 100_000
+    assert_same(source.clips(range(24)), kept)
+    assert 0 < sum(frames.nbytes for frames in source._frames.values()) <= 100_000 and source._free_bytes >= 0
 
 
 # Bad videos

@@ -17,15 +17,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 
 from magi.choices import check_choices
 from magi.data.catalogue import DatasetName, Selection, Split, look
 from magi.data.clips import Clips
 from magi.data.index import index_file, load_index
-from magi.data.lengths import opened
 from magi.data.listing import Entry, Listing
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
-from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, probe, ticks
+from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, probe, ticks
 
 FIRST_LOOK = 8  # videos probed when the source is made, so that a folder of the wrong kind fails at once
 TOLERATED = 2  # bad videos that do not stop a run, however small the folder
@@ -58,7 +58,8 @@ class FolderConfig:
     max_frames: int = 1000  # of a video that are decoded; longer ones are used up to there
     max_bad_fraction: float = 0.01  # of videos that may be unreadable before the run stops
     bad_files: str | None = None  # where to list these, as JSON lines
-    cache_mb: int = 256  # for decoded videos, per process
+    cache_mb: int = 256  # for frames of videos that were read, per process
+    isolate: bool = True  # read in a process of its own, which a broken file may crash or hang
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -107,7 +108,9 @@ class FolderSource:
         self._opened: set[Path] = set()
         self._damaged: set[Path] = set()
         self._lengths: dict[int, int] = {}  # of videos that were opened, in frames
-        self._cache: dict[Path, DecodedVideo] = {}
+        self._open = IsolatedReader().open if config.isolate else open_video
+        self._videos: dict[Path, ReadableVideo] = {}
+        self._frames: dict[Path, Frames] = {}  # all frames of a video, as large as clips are
         self._free_bytes = config.cache_mb * 2**20
         count = len(self.listing.entries)
         for number in np.linspace(0, count - 1, min(FIRST_LOOK, count), dtype=int).tolist():
@@ -160,36 +163,55 @@ class FolderSource:
 
     def _read(self, number: int, draws: Draws) -> tuple[Frames, int]:
         """Return the clip (T, S, S, 3) and the interval that these draws choose in this video."""
-        path, decoded = self.listing.path(number), None
+        path, video = self.listing.path(number), None
         if number not in self._lengths:
-            decoded = self._decode(path)
-            self._lengths[number] = len(ticks(decoded.times))
+            video = self._video(path)
+            self._lengths[number] = len(ticks(video.times))
         length = self._lengths[number]
         if length < self.shape.shortest:
             needed = f"{self.shape.num_frames} at interval {self.shape.min_interval} need {self.shape.shortest}"
             raise TooShort(path, f"is too short: it has {length} frames, {needed}")
         start, interval = self.shape.place(length, draws)
-        decoded = decoded or self._decode(path)
-        indices = clip_indices(decoded.times, start=start, interval=interval, count=self.shape.num_frames)
-        if self.config.crop == "random":
-            frames = decoded.rgb(indices, size=self.config.size, top=draws.top, left=draws.left)
-        else:
-            frames = decoded.rgb(indices, size=self.config.size)
+        video = video or self._video(path)
+        indices = clip_indices(video.times, start=start, interval=interval, count=self.shape.num_frames)
+        frames = self._pictures(path, video, indices, draws)
         return frames[:, :, ::-1] if self.config.flip and draws.flip < 0.5 else frames, interval
 
-    def _decode(self, path: Path) -> DecodedVideo:
-        if path in self._cache:
-            return self._cache[path]
+    def _video(self, path: Path) -> ReadableVideo:
+        if path in self._videos:
+            return self._videos[path]
         self._opened.add(path)
-        decoded = opened(path, max_frames=self.config.max_frames)
-        if decoded.problem is not None and path not in self._damaged:
+        video = self._open(path, max_frames=self.config.max_frames)
+        if video.problem is not None and path not in self._damaged:
             self._damaged.add(path)
-            warnings.warn(f"only the beginning is used of {path}: {decoded.problem}", stacklevel=2)
-        # Nothing is ever evicted: in an epoch all videos come round once, so any that stays is as good as any other.
-        if decoded.num_bytes <= self._free_bytes:
-            self._free_bytes -= decoded.num_bytes
-            self._cache[path] = decoded
-        return decoded
+            warnings.warn(f"only the beginning is used of {path}: {video.problem}", stacklevel=2)
+        if self._reserve(video.num_bytes):
+            self._videos[path] = video
+        return video
+
+    def _pictures(self, path: Path, video: ReadableVideo, indices: NDArray[np.int64], draws: Draws) -> Frames:
+        """These frames (T, S, S, 3), decoded alone; or, where all of a video can be kept, from what was kept."""
+        size = self.config.size
+        if self.config.crop == "random":
+            return video.rgb(indices, size=size, top=draws.top, left=draws.left)
+        if path not in self._frames:
+            if not self._reserve(len(video.times) * size * size * 3):
+                return video.rgb(indices, size=size)
+            try:
+                self._frames[path] = video.rgb(size=size)
+            except BadVideo:  # perhaps not these frames
+                return video.rgb(indices, size=size)
+        return self._frames[path][indices]
+
+    def _reserve(self, num_bytes: int) -> bool:
+        """Whether so much can be kept for good.
+
+        Nothing is ever evicted: in an epoch all videos come round once, so any that stays is as good as any other.
+        """
+        if num_bytes > self._free_bytes:
+            return False
+        self._free_bytes -= num_bytes
+        return True
 
     def _note(self, path: Path, error: BadVideo) -> None:
         """Name a bad video once, and stop if there are too many."""
@@ -214,8 +236,8 @@ class FolderSource:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the cache behind: decoded frames cannot be sent to another process."""
-        return self.__dict__ | {"_cache": {}, "_free_bytes": self.config.cache_mb * 2**20}
+        """Leave behind what is kept: another process has its own, and its own reader."""
+        return self.__dict__ | {"_videos": {}, "_frames": {}, "_free_bytes": self.config.cache_mb * 2**20}
 
 
 def list_videos(config: FolderConfig) -> Listing:

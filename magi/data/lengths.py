@@ -16,15 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magi.data.order import ClipShape, TooFew, candidates, draws_of
-from magi.video import BadVideo, DecodedVideo, decode_video, ticks
+from magi.video import BadVideo, open_video, ticks
 
 CHUNK = 32  # videos that a process counts before it reports
 Count = tuple[int | None, str | None]  # frames, or why there are none
-
-
-def opened(path: Path, *, max_frames: int | None) -> DecodedVideo:
-    """Open a video for its times and for some of its frames: the one place that decides how."""
-    return decode_video(path, max_frames=max_frames)
 
 
 def count_frames(path: Path, *, max_frames: int | None = None) -> int:
@@ -33,7 +28,7 @@ def count_frames(path: Path, *, max_frames: int | None = None) -> int:
     Raises:
         BadVideo: it cannot be read.
     """
-    return len(ticks(opened(path, max_frames=max_frames).times))
+    return len(ticks(open_video(path, max_frames=max_frames).times))
 
 
 def count_all(

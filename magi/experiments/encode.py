@@ -11,12 +11,14 @@ channels, ``h`` x ``w`` cells.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,15 +39,22 @@ from magi.data.latent_store import (
     begin_store,
     ingest,
 )
-from magi.data.lengths import opened
 from magi.data.listing import Entry, Listing
 from magi.data.order import TooFew
 from magi.experiments.data import DataConfig
 from magi.tokenizers.protocol import Tokenizer, latent_frames, to_pixels
-from magi.video import BadVideo, DecodedVideo, Frames, clip_indices, ticks
+from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, ticks
 
 FRAMES_AT_ONCE = 32  # converted to RGB together: those of a long video at full size would fill the memory
 DRAWN = 16  # clips per video where their number is not said
+
+
+class Opener(Protocol):
+    """Opens a video, up to so many frames."""
+
+    def __call__(self, path: Path, *, max_frames: int | None = None) -> ReadableVideo:
+        """Raises BadVideo where it cannot be read."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,10 @@ def encode(
             watched.note(store.records(shard))
     waiting = [shard for shard in mine if not store.has(shard)]
     entries = [entry for shard in waiting for entry in shard.entries]
-    decoded = ahead(entries, lambda entry: read(listing.root / entry.name, entry.name, recipe), workers=run.workers)
+    opener = opener_of_threads() if run.data.folder.isolate else open_video
+    decoded = ahead(
+        entries, lambda entry: read(listing.root / entry.name, entry.name, recipe, opener), workers=run.workers
+    )
     done = 0
     for shard in waiting:
         tensors: dict[str, Tensor] = {}
@@ -219,10 +231,23 @@ def ahead(entries: Sequence[Entry], prepare: Callable[[Entry], Decoded], *, work
                 future.cancel()
 
 
-def read(path: Path, name: str, recipe: Recipe) -> Decoded:
+def opener_of_threads() -> Opener:
+    """Open videos in another process, one for each thread that does."""
+    own = threading.local()
+
+    def opened(path: Path, *, max_frames: int | None = None) -> ReadableVideo:
+        if not hasattr(own, "reader"):
+            own.reader = IsolatedReader()
+        video: ReadableVideo = own.reader.open(path, max_frames=max_frames)
+        return video
+
+    return opened
+
+
+def read(path: Path, name: str, recipe: Recipe, opener: Opener = open_video) -> Decoded:
     """Decode what the recipe asks for of a video; a video that cannot be read keeps its place, with the reason."""
     try:
-        decoded = opened(path, max_frames=recipe.max_frames)
+        decoded = opener(path, max_frames=recipe.max_frames)
         shown = ticks(decoded.times)
         record = Record(name, len(shown), problem=decoded.problem)
         if recipe.drawn is not None:
@@ -255,7 +280,7 @@ def _place(name: str, num_frames: int, recipe: Recipe) -> tuple[Slot | None, ...
     return tuple(slots)
 
 
-def _clip(decoded: DecodedVideo, slot: Slot, recipe: Recipe) -> Frames:
+def _clip(decoded: ReadableVideo, slot: Slot, recipe: Recipe) -> Frames:
     """The frames (T, S, S, 3) of a drawn clip: interval, crop and mirroring come before the tokenizer."""
     assert recipe.drawn is not None
     count, size = recipe.drawn.num_frames, recipe.size
