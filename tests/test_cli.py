@@ -57,7 +57,7 @@ train: {total_samples: 12, batch_size: 4, log_every: 4, checkpoint_every: 4, eva
 sample: {mask_steps: 2, head_steps: 2}
 watch_clips: 0
 """
-VERBS = ("demo", "train", "tokenizer train", "world", "sample", "evaluate", "info", "bench")
+VERBS = ("demo", "train", "tokenizer train", "world", "record", "sample", "evaluate", "info", "bench")
 
 
 @pytest.fixture

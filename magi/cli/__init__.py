@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
     "tokenizer": ("magi.cli.tokenizer", "train the autoencoder that a model works in: magi tokenizer train"),
     "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),
+    "record": ("magi.cli.record", "write videos of ViZDoom gameplay, with the action of every frame"),
     "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),
     "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),

@@ -31,9 +31,10 @@ TICS_PER_SECOND = 35
 HEIGHTS = {120: 160, 150: 200, 192: 256, 240: 320, 300: 400, 384: 512, 480: 640, 600: 800, 768: 1024}
 ARRIVAL_TICS = 20  # before the first frame: the weapon is raised
 MAX_TURN_TICS = 64  # before that, a turn to a random side, at most about once around
-ATTEMPTS = 8  # episodes that end early or stay in one place are played anew from elsewhere
-MIN_MOVING = 0.5  # share of frames in which the player moves or turns, below which an episode is played anew
-MOVED, TURNED = 1.0, 0.5  # units and degrees between two frames that count as moving
+ATTEMPTS = 40  # episodes that end early or stay in one place are played anew from elsewhere
+MIN_WALKING = 0.3  # share of the frames; below it the player stands in a niche, or finds no way out of a corner
+PATIENCE = 32  # frames after which that is looked at, again and again
+STEP, TURN = 1.0, 0.25  # units and degrees per tic that count as walking and turning; a step makes about 8, a turn 3.5
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class DoomConfig:
 class Episode:
     """A piece of gameplay. Action t is held from frame t to frame t + 1, and the last one from the last frame on."""
 
+    config: DoomConfig
     map_name: str
     seed: int
     attempt: int  # how many beginnings were given up before this one
@@ -82,12 +84,13 @@ class Episode:
     angle: NDArray[np.float64]  # (T,) degrees, against the clock
     health: NDArray[np.float64]  # (T,) at least 1: the player cannot die
 
-    @property
-    def moving(self) -> float:
-        """Share of the frames after the first before which the player moved or turned."""
-        moved = np.linalg.norm(np.diff(self.position[:, :2], axis=0), axis=1) > MOVED
-        turned = np.abs((np.diff(self.angle) + 180) % 360 - 180) > TURNED
-        return float((moved | turned).mean()) if len(self.angle) > 1 else 1.0
+    def walking(self) -> NDArray[np.bool_]:
+        """Whether the player moved from frame t to frame t + 1: (T - 1,)."""
+        return _walking(self.position, self.config)
+
+    def turning(self) -> NDArray[np.bool_]:
+        """Whether the player turned from frame t to frame t + 1: (T - 1,)."""
+        return np.abs((np.diff(self.angle) + 180) % 360 - 180) > TURN * self.config.tics
 
 
 class Doom:
@@ -185,7 +188,7 @@ class Doom:
         names = ("POSITION_X", "POSITION_Y", "POSITION_Z", "ANGLE", "HEALTH")
         game.set_available_game_variables([getattr(library.GameVariable, name) for name in names])
         self._game, self._wad = game, wad_of(map_name)
-        self._scratch = tempfile.TemporaryDirectory(prefix="magi-doom-")  # as long as the engine, which writes at its end
+        self._scratch = tempfile.TemporaryDirectory(prefix="magi-doom-")  # the engine writes there when it ends, too
         game.set_doom_config_path(str(Path(self._scratch.name, "engine.ini")))
         with contextlib.chdir(self._scratch.name):
             game.init()
@@ -221,32 +224,47 @@ def play(game: Doom, map_name: str, seed: int) -> Episode:
     """
     for attempt in range(ATTEMPTS):
         game.begin(map_name, seed, attempt=attempt)
-        random = generator(seed, "doom player", MAPS.index(map_name), attempt)
-        episode = watch(game, Explorer(random, tics=game.config.tics), seed=seed, attempt=attempt)
-        if episode is not None and episode.moving >= MIN_MOVING:
+        player = Explorer(generator(seed, "doom player", MAPS.index(map_name), attempt), tics=game.config.tics)
+        episode = watch(game, player, seed=seed, attempt=attempt, min_walking=MIN_WALKING)
+        if episode is not None:
             return episode
     raise ValueError(
         f"{map_name} with seed {seed}: in {ATTEMPTS} attempts no {game.config.num_frames} frames came about in which "
-        "the player moves; give fewer frames, or another map or seed"
+        "the player walks; ask for fewer frames, or for another map or seed"
     )
 
 
-def watch(game: Doom, player: Player, *, seed: int, attempt: int = 0) -> Episode | None:
-    """Record what `player` does in an episode that has begun; None if it ends before its frames are full."""
+def watch(game: Doom, player: Player, *, seed: int, attempt: int = 0, min_walking: float = 0.0) -> Episode | None:
+    """Record what `player` does in an episode that has begun.
+
+    Returns None if it ends before its frames are full, or if the player walks in less than `min_walking` of those so
+    far, which is looked at every `PATIENCE` frames and at the end.
+    """
     config, (width, height) = game.config, game.config.rendered
     pictures = np.empty((config.num_frames, height, width, 3), dtype=np.uint8)
     actions = np.empty((config.num_frames, len(BUTTONS)), dtype=np.uint8)
     states = np.empty((config.num_frames, 5))
     for frame in range(config.num_frames):
-        if game.is_over:
+        if game.is_over or (frame % PATIENCE == 0 and _walked(states[:frame], config) < min_walking):
             return None
         view = game.view()
         pictures[frame] = view.picture
         states[frame] = (*view.position, view.angle, view.health)
         actions[frame] = player.act(view)
         game.act(actions[frame])
+    if _walked(states, config) < min_walking:
+        return None
     frames = fit(pictures, config.height) if config.width == config.height else pictures
-    return Episode(game.map_name, seed, attempt, frames, actions, states[:, :3], states[:, 3], states[:, 4])
+    return Episode(config, game.map_name, seed, attempt, frames, actions, states[:, :3], states[:, 3], states[:, 4])
+
+
+def _walked(states: NDArray[np.float64], config: DoomConfig) -> float:
+    """The share of steps between frames (T, 5), of which the first two columns are x and y, that are walking."""
+    return float(_walking(states, config).mean()) if len(states) > 1 else 1.0
+
+
+def _walking(states: NDArray[np.float64], config: DoomConfig) -> NDArray[np.bool_]:
+    return np.linalg.norm(np.diff(states[:, :2], axis=0), axis=1) > STEP * config.tics
 
 
 def _held(*names: str) -> list[int]:

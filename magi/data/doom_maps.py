@@ -79,7 +79,7 @@ def episode_seed(seed: int, split: Split, number: int) -> int:
 def wad_of(name: str) -> Path:
     """The file that holds a level."""
     check_map(name)
-    return Path(vizdoom().__file__).parent / ("freedoom1.wad" if name in FREEDOOM_1 else "freedoom2.wad")
+    return Path(str(vizdoom().__file__)).parent / ("freedoom1.wad" if name in FREEDOOM_1 else "freedoom2.wad")
 
 
 @lru_cache(maxsize=len(MAPS))

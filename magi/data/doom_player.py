@@ -1,6 +1,7 @@
 """A player who keeps moving: explores, turns where the way is blocked, opens doors, shoots now and then.
 
-What it does is a function of its random numbers and of what it sees. Knows buttons and distances; nothing of the engine.
+What it does is a function of its random numbers and of what it sees. Knows buttons and distances; nothing of the
+engine.
 
 ``K`` buttons, ``H`` x ``W`` pixels.
 """
@@ -64,7 +65,7 @@ PLANS: tuple[tuple[tuple[str, ...], float, int, int], ...] = (
 MOVES = ("MOVE_FORWARD", "MOVE_BACKWARD", "MOVE_LEFT", "MOVE_RIGHT")
 ATTACK_SHARE = 0.12  # of plans that begin with shooting
 ATTACK_TICS = (4, 16)
-NEAR, CLEAR = 6, 12  # depth ahead below which it turns, and up to which it then goes on turning
+NEAR, CLEAR = 12, 24  # depth ahead, of about 7 units, below which it turns, and up to which it then goes on turning
 BLOCKED = 1.0  # units in a tic that are no motion; walking makes about 8
 TURNABOUT_TICS = (12, 40)  # how long it turns where it is stuck; 12 are about 30 degrees, 40 are 130
 
