@@ -24,6 +24,7 @@ from magi.choices import check_choices
 from magi.data.doom import TICS_PER_SECOND, DoomConfig, Episode
 from magi.data.doom_maps import TEST_MAPS, TRAIN_MAPS, Split, check_map, episode_seed, split_of, vizdoom, wad_of
 from magi.data.doom_player import BUTTONS
+from magi.seeds import generator
 from magi.video import Quality, write_video
 
 FORMAT = 1
@@ -80,13 +81,13 @@ class Take:
 
 
 def takes(split: Split, num_episodes: int, *, seed: int, maps: Sequence[str] = ()) -> list[Take]:
-    """The episodes 0 to `num_episodes` - 1 of a split: the levels in turn, each with the seed of its number.
+    """The episodes 0 to `num_episodes` - 1 of a split: the levels in turn, each time with the seed of its number.
 
     Args:
         split: which levels, and which half of the seeds.
         num_episodes: how many.
         seed: the user's; another one shares no episode with it.
-        maps: levels of this split; all of them if empty.
+        maps: levels of this split; if empty all of them, in an order by the seed, so that a few are varied, too.
 
     Raises:
         ValueError: a level that does not exist or belongs to the other split; more episodes than seeds.
@@ -95,7 +96,11 @@ def takes(split: Split, num_episodes: int, *, seed: int, maps: Sequence[str] = (
         check_map(name)
         if split_of(name) != split:
             raise ValueError(f"{name} is a level of the {split_of(name)} set, and was asked for in {split}")
-    chosen = tuple(maps) or (TRAIN_MAPS if split == "train" else TEST_MAPS)
+    chosen = tuple(maps)
+    if not chosen:
+        everything = TRAIN_MAPS if split == "train" else TEST_MAPS
+        order = generator(seed, f"doom {split} maps").permutation(len(everything))
+        chosen = tuple(everything[place] for place in order)
     return [Take(chosen[n % len(chosen)], episode_seed(seed, split, n)) for n in range(num_episodes)]
 
 

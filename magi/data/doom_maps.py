@@ -85,11 +85,21 @@ def wad_of(name: str) -> Path:
 @lru_cache(maxsize=len(MAPS))
 def spots(name: str) -> tuple[Spot, ...]:
     """Places of a level where a player can stand, in the order of the file."""
-    data = wad_of(name).read_bytes()
-    count, directory = struct.unpack_from("<ii", data, 4)
-    lumps = [struct.unpack_from("<ii8s", data, directory + 16 * place) for place in range(count)]
-    marker = next(place for place, (_, _, lump) in enumerate(lumps) if lump.rstrip(b"\0") == name.encode())
+    lumps = _lumps(wad_of(name))
+    marker = next(place for place, (_, _, lump) in enumerate(lumps) if lump == name)
     start, size, lump = lumps[marker + 1]
-    assert lump.rstrip(b"\0") == b"THINGS", f"{name} begins with {lump!r}"
-    things = struct.iter_unpack("<5h", data[start : start + size])
+    assert lump == "THINGS", f"{name} begins with {lump}"
+    with wad_of(name).open("rb") as file:
+        file.seek(start)
+        things = struct.iter_unpack("<5h", file.read(size))
     return tuple(Spot(x, y) for x, y, _, kind, _ in things if kind in STARTS or kind in PICKUPS)
+
+
+@lru_cache(maxsize=2)
+def _lumps(wad: Path) -> list[tuple[int, int, str]]:
+    """The directory of a WAD: start, size and name of each of its parts."""
+    with wad.open("rb") as file:
+        count, start = struct.unpack("<4xii", file.read(12))
+        file.seek(start)
+        entries = struct.iter_unpack("<ii8s", file.read(16 * count))
+    return [(start, size, name.rstrip(b"\0").decode("latin-1")) for start, size, name in entries]

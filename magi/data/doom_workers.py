@@ -13,6 +13,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections import deque
@@ -25,6 +26,7 @@ from typing import Any, TypeAlias
 from magi.checkpoint import read_config
 from magi.data.doom import Doom, play
 from magi.data.doom_files import RecordConfig, Take, write_episode
+from magi.data.doom_maps import wad_of
 
 Answer: TypeAlias = dict[str, Any]  # "checks" of an episode that is written, or why it is "refused", or "stopped"
 
@@ -67,14 +69,17 @@ def record(
         ChildProcessError: a worker or its engine stopped, or did not answer in time, twice at one episode.
     """
     limit = SECONDS + SECONDS_PER_FRAME * config.doom.num_frames if time_limit is None else time_limit
-    queue = deque((take, 1) for take in wanted)
+    queue = deque((take, 1) for take in sorted(wanted, key=_game))  # an engine has to be started for each game
     idle: list[_Worker] = []
     busy: dict[_Worker, tuple[Take, int]] = {}
-    with selectors.DefaultSelector() as selector:
+    with (
+        selectors.DefaultSelector() as selector,
+        tempfile.TemporaryDirectory(prefix="magi-record-") as scratch,  # what a worker leaves that had to be killed
+    ):
         try:
             while queue or busy:
                 while queue and len(busy) < workers:
-                    worker = idle.pop() if idle else _Worker(folder, config, command, selector)
+                    worker = idle.pop() if idle else _Worker(folder, config, command, selector, scratch)
                     busy[worker] = queue.popleft()
                     worker.ask(busy[worker][0], limit)
                 wait = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
@@ -103,11 +108,15 @@ def record(
                 worker.stop()
 
 
+def _game(take: Take) -> str:
+    return wad_of(take.map_name).name
+
+
 class _Worker:
     """One worker process, seen from outside."""
 
     def __init__(
-        self, folder: Path, config: RecordConfig, command: Sequence[str], selector: selectors.BaseSelector
+        self, folder: Path, config: RecordConfig, command: Sequence[str], selector: selectors.BaseSelector, scratch: str
     ) -> None:
         self.deadline = 0.0
         self._selector = selector
@@ -117,7 +126,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # so that it can be stopped together with its engine
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": scratch},
         )
         selector.register(self._output, selectors.EVENT_READ, self)
         self._say({"folder": str(folder), "config": asdict(config)})
