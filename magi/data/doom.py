@@ -131,7 +131,8 @@ class Doom:
                 self.close()
                 self._start(map_name, engine_seed)
             else:
-                self._game.set_doom_map(map_name)
+                if map_name != self.map_name:
+                    self._game.set_doom_map(map_name)  # which loads it, and so does the new episode
                 self._game.set_seed(engine_seed)
                 self._game.new_episode()
             self.map_name = map_name

@@ -26,7 +26,6 @@ from typing import Any, TypeAlias
 from magi.checkpoint import read_config
 from magi.data.doom import Doom, play
 from magi.data.doom_files import RecordConfig, Take, write_episode
-from magi.data.doom_maps import wad_of
 
 Answer: TypeAlias = dict[str, Any]  # "checks" of an episode that is written, or why it is "refused", or "stopped"
 
@@ -69,7 +68,7 @@ def record(
         ChildProcessError: a worker or its engine stopped, or did not answer in time, twice at one episode.
     """
     limit = SECONDS + SECONDS_PER_FRAME * config.doom.num_frames if time_limit is None else time_limit
-    queue = deque((take, 1) for take in sorted(wanted, key=_game))  # an engine has to be started for each game
+    queue = deque((take, 1) for take in sorted(wanted, key=lambda take: take.map_name))  # a level is loaded anew
     idle: list[_Worker] = []
     busy: dict[_Worker, tuple[Take, int]] = {}
     with (
@@ -106,10 +105,6 @@ def record(
                 worker.dismiss()
             for worker in (*idle, *busy):
                 worker.stop()
-
-
-def _game(take: Take) -> str:
-    return wad_of(take.map_name).name
 
 
 class _Worker:
