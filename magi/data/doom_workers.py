@@ -168,7 +168,7 @@ class _Worker:
 
 def work() -> None:
     """Be a worker: record the episodes that standard input names until it ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers = os.dup(1)
     os.dup2(2, 1)  # what the engine prints is no answer
     first = json.loads(sys.stdin.readline())
     folder, config = Path(first["folder"]), read_config(RecordConfig, first["config"])
@@ -181,7 +181,10 @@ def work() -> None:
                 answer = {"refused": str(error)}
             except OSError as error:
                 answer = {"stopped": str(error)}
-            print(json.dumps(answer), file=answers, flush=True)
+            try:
+                os.write(answers, f"{json.dumps(answer)}\n".encode())
+            except BrokenPipeError:  # whoever asked is gone, killed perhaps
+                return
             if number % EPISODES_PER_ENGINE == 0:
                 game.close()
 
