@@ -63,7 +63,8 @@ watch_clips: 0
 """
 VERBS = (
     "demo", "train", "tokenizer train", "tokenizer audit", "tokenizer stats", "tokenizer convert", "encode",
-    "data index", "data report", "world", "sample", "evaluate", "info", "bench", "bench cache",
+    "data index", "data report", "world", "record", "sample", "evaluate", "info", "bench", "bench cache",
+    "bench decode",
 )  # fmt: skip
 
 

@@ -416,9 +416,9 @@ def test_damaged_files_never_raise_anything_else(container: Path, tmp_path: Path
 
 
 def test_written_videos_come_back(tmp_path: Path) -> None:
-    """Lossless to the bit, near-lossless to about a level; odd sides stay odd except for browsers."""
+    """Lossless to the bit, near-lossless and fast to about a level; odd sides stay odd except for browsers."""
     frames = moving(20, 63, 47)
-    for quality, worst, average in (("lossless", 0, 0), ("near-lossless", 16, 1.5)):
+    for quality, worst, average in (("lossless", 0, 0), ("near-lossless", 16, 1.5), ("fast", 16, 1.5)):
         write_video(tmp_path / "new" / "a.mp4", frames, fps=30000 / 1001, quality=quality)
         video = read_video(tmp_path / "new" / "a.mp4")
         error = np.abs(video.frames.astype(int) - frames)

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("magi.cli.data", "index a data set, and report what training makes of it: magi data index, report"),
     "encode": ("magi.cli.encode", "turn videos into latents once, for training to read: a latent cache"),
     "world": ("magi.cli.world", "write videos of the procedural world, with the exact states"),
+    "record": ("magi.cli.record", "write videos of ViZDoom gameplay, with the action of every frame"),
     "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),
     "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),

@@ -19,12 +19,13 @@ from einops import repeat
 from magi.video.frames import Frames
 from magi.video.libraries import pyav
 
-Quality = Literal["lossless", "near-lossless", "web"]
+Quality = Literal["lossless", "near-lossless", "fast", "web"]
 
 # Codec, pixel format, options. Halved chroma (4:2:0) visibly blurs colours in small videos, but browsers play only it.
 ENCODINGS: dict[Quality, tuple[str, str, dict[str, str]]] = {
     "lossless": ("libx264rgb", "rgb24", {"crf": "0"}),
     "near-lossless": ("libx264", "yuv444p", {"crf": "1"}),
+    "fast": ("libx264", "yuv444p", {"crf": "1", "preset": "ultrafast"}),
     "web": ("libx264", "yuv420p", {"crf": "18"}),
 }
 # A fragment per frame: with the customary fragment per key frame, a kill would lose everything since the last one.
@@ -104,7 +105,8 @@ def write_video(
     Args:
         frames: (T, H, W, 3), or anything that yields (H, W, 3).
         quality: "lossless" (RGB), "near-lossless" (4:4:4; a quarter of the size, values come back within 1 on average),
-            or "web" (4:2:0, the one that browsers play).
+            "fast" (as near, at several times the speed and for about a third more bytes; faster to read, too), or
+            "web" (4:2:0, the one that browsers play).
         scale: every pixel becomes a square of this many, so that a small video can be watched.
 
     Raises:
