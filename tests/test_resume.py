@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from magi.checkpoint import CheckpointError
+from magi.data.folder import FolderConfig
 from magi.data.world import WorldConfig
+from magi.data.world_files import write_world
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
 from magi.experiments.video import VideoRun, train_video
@@ -153,12 +156,12 @@ def test_periods_and_length_may_change(tmp_path: Path, uninterrupted: Uninterrup
 def test_what_decides_no_weight_may_change(tmp_path: Path) -> None:
     """How samples are drawn and shown, what is kept in memory and when a folder is given up on change no weight, so a
     run resumes under other values of them; the same fields elsewhere, and their neighbours, are compared as ever."""
-    folder = {"path": "videos", "cache_mb": 256, "bad_files": None, "max_bad_fraction": 0.01, "seed": 0}
+    folder = {"path": "videos", "cache_mb": 256, "max_bad_fraction": 0.01, "isolate": True, "seed": 0}
     saved = {"train": asdict(RUN), "sample": {"head_steps": 100}, "watch_clips": 4, "data": {"folder": folder}}
     model = Magi(MODEL)
     state = TrainingState(model, Ema(model, half_life_samples=1), optim.build_optimizer(model, RUN.optim))
     directory = state.save(tmp_path, saved)
-    other = {**folder, "cache_mb": 1, "bad_files": "bad.jsonl", "max_bad_fraction": 0.5}
+    other = {"path": "moved", "cache_mb": 1, "max_bad_fraction": 0.5, "isolate": False, "seed": 0}
     state.load(directory, {**saved, "sample": {"head_steps": 9}, "watch_clips": 0, "data": {"folder": other}})
     with pytest.raises(CheckpointError, match=r"data\.folder\.seed: saved 0, now 1\. "):
         state.load(directory, {**saved, "sample": {}, "data": {"folder": {**other, "seed": 1}}})
@@ -222,6 +225,24 @@ def test_a_tokenizer_is_known_by_what_it_is(tmp_path: Path) -> None:
     extended("moved", 12)
     with pytest.raises(CheckpointError, match=r"tokenizer: saved '[0-9a-f]{64}', now '[0-9a-f]{64}'"):
         extended("other", 16)
+
+
+def test_videos_are_known_by_what_they_are(tmp_path: Path) -> None:
+    """A folder of videos may be moved with a run. One more video would shift the order of all, so that clips would be
+    seen twice and others never, without a word: the run must not go on with it."""
+    write_world(tmp_path / "videos", WorldConfig(size=32, num_frames=8, max_interval=1), samples=range(3))
+
+    def extended(folder: str, samples: int) -> None:
+        data = FolderConfig(path=str(tmp_path / folder), num_frames=3, size=32, max_interval=1, isolate=False)
+        settings = replace(SHORT, data=DataConfig("folder", folder=data), train=replace(RUN, total_samples=samples))
+        train_video(settings, run_dir=tmp_path / "run", distributed=Distributed())
+
+    extended("videos", 8)
+    (tmp_path / "videos").rename(tmp_path / "elsewhere")
+    extended("elsewhere", 12)
+    shutil.copy(tmp_path / "elsewhere" / "world-000000.mp4", tmp_path / "elsewhere" / "another.mp4")
+    with pytest.raises(CheckpointError, match=r"videos: saved '[0-9a-f]{64}', now '[0-9a-f]{64}'"):
+        extended("elsewhere", 16)
 
 
 # --- what a run leaves behind ---

@@ -15,6 +15,7 @@ from magi.cli.arguments import Common, CommonOptions, parse, split_name
 from magi.cli.runs import check_data, execute, resolve
 from magi.distributed import Device, Distributed
 from magi.experiments.autoencoder import train_autoencoder
+from magi.experiments.data import identity
 from magi.experiments.presets import PRESETS, own_tokenizer
 from magi.experiments.video import OWN, VideoRun, check_fit, train_video, watch
 from magi.tokenizers.store import load_tokenizer
@@ -99,7 +100,8 @@ def check_own_tokenizer(run: VideoRun, folder: Path) -> None:
     if checkpoint is None:  # none yet, or the user deleted what says how it was made
         return
     saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(asdict(own_tokenizer(run))))  # tuples become lists
+    own = own_tokenizer(run)
+    now = json.loads(json.dumps({**asdict(own), **identity(own.data.source())}))  # tuples become lists
     free = tuple(".".join(path) + end for path in WITHOUT_EFFECT for end in ".:")
     differences = [line for line in compare_configs(saved, now) if not line.startswith(free)]
     if differences:

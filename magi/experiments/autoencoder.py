@@ -17,7 +17,7 @@ from magi.choices import check_choices
 from magi.data.clips import BEYOND, Clips
 from magi.distributed import Distributed
 from magi.evaluation.pixel import psnr, ssim
-from magi.experiments.data import DataConfig, stream
+from magi.experiments.data import DataConfig, identity, stream
 from magi.experiments.publish import publish
 from magi.report.tokenizer_page import Reconstructions, tokenizer_page
 from magi.seeds import generator
@@ -93,7 +93,7 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
         stream(source, run.train, distributed),
         prepare=prepare,
         config=run.train,
-        resolved=asdict(run),
+        resolved={**asdict(run), **identity(source)},
         run_dir=run_dir,
         distributed=distributed,
         evaluate=evaluate,

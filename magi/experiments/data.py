@@ -58,6 +58,14 @@ class DataConfig:
         return LatentSource(self.latents) if self.kind == "latents" else self.source()
 
 
+def identity(source: Source) -> dict[str, str]:
+    """What the clips of a source are made of, wherever it lies: a run must not go on with other videos or latents, nor
+    with more of them, which would come in another order."""
+    if isinstance(source, FolderSource):
+        return {"videos": source.fingerprint}
+    return {"cache": source.store.identity} if isinstance(source, LatentSource) else {}
+
+
 def stream(source: Source, train: TrainConfig, distributed: Distributed) -> Callable[[int], Generator[Any, None, None]]:
     """From a position in samples to this process's share of the batches from there on, as the training loop asks."""
     return lambda start: batches(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from magi.data.clips import BEYOND, Clips, LatentClips
 from magi.data.latent_store import read_store
 from magi.distributed import Distributed
-from magi.experiments.data import DataConfig, stream
+from magi.experiments.data import DataConfig, identity, stream
 from magi.experiments.publish import publish
 from magi.model.config import MagiConfig
 from magi.model.draws import TrainingDraws, draw_training
@@ -114,9 +114,7 @@ def train_video(
     torch.manual_seed(run.train.seed)
     model, source = Magi(run.model), run.data.training_source()
     # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
-    resolved = {**asdict(run), "tokenizer": fingerprint(tokenizer)}
-    if run.data.kind == "latents":
-        resolved["cache"] = read_store(run.data.latents.path).identity  # nor with other latents, or more of them
+    resolved = {**asdict(run), "tokenizer": fingerprint(tokenizer), **identity(source)}
     state = train(
         model,
         stream(source, run.train, distributed),

@@ -106,11 +106,12 @@ WITHOUT_EFFECT = (
     ("sample",),
     ("watch_clips",),
     ("own_tokenizer_samples",),  # the tokenizer itself is compared
-    *(("data", "folder", n) for n in ("cache_mb", "bad_files", "max_bad_fraction")),
+    *(("data", "folder", n) for n in ("cache_mb", "bad_files", "max_bad_fraction", "isolate")),
+    *(("data", "folder", n) for n in ("path", "index", "annotations")),
     ("data", "latents", "path"),
 )
 """Paths of settings that decide no weight: periods and processes, what is looked at, when to give up on a folder; and
-where latents lie, since what they are is recorded too."""
+where videos or latents lie, since what they are is recorded too."""
 
 
 def _without_effect(saved: Mapping[str, Any], now: Mapping[str, Any], samples: int) -> list[tuple[str, ...]]:
