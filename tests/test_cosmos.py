@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from magi import cli
 from magi.cli.tokenizer_convert import main as convert_command
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
@@ -255,6 +256,17 @@ def test_torchscript_runs_only_if_somebody_vouches_for_it(
     (tmp_path / "pins").write_text("encoder.jit\n")
     with pytest.raises(ValueError, match=r"pins: a sha256 is 64 hexadecimal digits, got 'encoder\.jit'"):
         load_tokenizer(name)
+
+
+def test_the_command_line_can_vouch_for_code(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--trust-code lets the files of this command run, and of no later one."""
+    monkeypatch.setenv(PIN_FILE, str(tmp_path / "pins"))
+    words = ["tokenizer", "stats", f"cosmos-cv4x8x8:{published}", "--data", "world", "--clips", "1", "--frames", "5"]
+    for name, extra, code in (("no", [], 2), ("yes", ["--trust-code"], 0), ("again", [], 2)):
+        assert cli.main([*words, "--size", "32", "--out", str(tmp_path / name), *extra]) == code
+    assert "encoder.jit is code" in capsys.readouterr().err
 
 
 def test_a_release_refers_to_the_pair_and_holds_native_weights(

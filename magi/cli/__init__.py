@@ -5,10 +5,12 @@ Nothing heavy is imported before a verb needs it, and the number of threads is s
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -76,7 +78,8 @@ def _run(verb: str, arguments: list[str]) -> int:
         warnings.showwarning = lambda message, *_args, **_kwargs: tell("warning: ", message)
         try:
             configure_threads(_threads(arguments))
-            code: int = import_module(VERBS[verb][0]).main(arguments)
+            with _trusting("--trust-code" in arguments):
+                code: int = import_module(VERBS[verb][0]).main(arguments)
         except (ValueError, OSError, ImportError) as error:
             if "--debug" in arguments:
                 raise
@@ -91,6 +94,19 @@ def _run(verb: str, arguments: list[str]) -> int:
             tell("", "interrupted")
             return INTERRUPTED
     return code
+
+
+@contextmanager
+def _trusting(asked: bool) -> Iterator[None]:
+    """For the length of a command, in its worker processes too, what --trust-code says; see `magi.tokenizers.trust`."""
+    before = os.environ.get("MAGI_TRUST_CODE")
+    if asked:
+        os.environ["MAGI_TRUST_CODE"] = "1"
+    try:
+        yield
+    finally:
+        if asked and before is None:
+            del os.environ["MAGI_TRUST_CODE"]
 
 
 def _threads(arguments: Sequence[str]) -> int | None:

@@ -27,7 +27,16 @@ class Common:
     """Show the traceback of an error."""
 
 
+@dataclass(frozen=True)
+class WithTokenizer(Common):
+    """What verbs take that load a tokenizer."""
+
+    trust_code: bool = False
+    """Let a tokenizer that is TorchScript or pickled run, with your rights: you know where it comes from."""
+
+
 CommonOptions: TypeAlias = Annotated[Common, tyro.conf.arg(name="")]
+TokenizerOptions: TypeAlias = Annotated[WithTokenizer, tyro.conf.arg(name="")]
 
 
 def parse(kind: type[Arguments], words: Sequence[str], *, usage: str, default: Arguments | None = None) -> Arguments:

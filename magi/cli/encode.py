@@ -11,7 +11,7 @@ import torch
 import tyro
 from torch import nn
 
-from magi.cli.arguments import Common, CommonOptions, parse
+from magi.cli.arguments import Common, CommonOptions, TokenizerOptions, WithTokenizer, parse
 from magi.cli.runs import resolve
 from magi.cli.show import progress, quantity
 from magi.data.folder import list_videos
@@ -44,7 +44,7 @@ class EncodeArguments:
     run: Annotated[EncodeRun, tyro.conf.FlagConversionOff, tyro.conf.arg(name="")]
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
-    common: CommonOptions = field(default_factory=Common)
+    common: TokenizerOptions = field(default_factory=WithTokenizer)
 
 
 @dataclass(frozen=True)

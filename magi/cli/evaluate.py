@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from magi import __version__
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
+from magi.cli.arguments import TokenizerOptions, WithTokenizer, asks_for_help, check_counts, parse, split_name
 from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import progress
 from magi.data.folder import FolderConfig, FolderSource
@@ -59,7 +59,7 @@ class EvaluateArguments:
     sample: SampleConfig = field(default_factory=SampleConfig)
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
-    common: CommonOptions = field(default_factory=Common)
+    common: TokenizerOptions = field(default_factory=WithTokenizer)
 
     def __post_init__(self) -> None:
         check_counts(self, "clips", "context_frames", "frames", "batch")

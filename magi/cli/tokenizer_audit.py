@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from magi import __version__
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
+from magi.cli.arguments import TokenizerOptions, WithTokenizer, asks_for_help, check_counts, parse, split_name
 from magi.cli.tokenizer_clips import ClipChoice
 from magi.distributed import Device, pick_device
 from magi.report.console import table
@@ -47,7 +47,7 @@ class AuditArguments:
     """Write every finding to this file."""
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
-    common: CommonOptions = field(default_factory=Common)
+    common: TokenizerOptions = field(default_factory=WithTokenizer)
 
     def __post_init__(self) -> None:
         check_counts(self, "clips", "frames", "size")

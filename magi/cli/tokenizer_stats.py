@@ -12,7 +12,7 @@ import tyro
 from torch import Tensor, nn
 
 from magi import __version__, checkpoint
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
+from magi.cli.arguments import TokenizerOptions, WithTokenizer, asks_for_help, check_counts, parse, split_name
 from magi.cli.show import progress
 from magi.cli.tokenizer_clips import ClipChoice
 from magi.distributed import Device, pick_device
@@ -48,7 +48,7 @@ class StatsArguments:
     """Clips at a time; a matter of memory."""
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
-    common: CommonOptions = field(default_factory=Common)
+    common: TokenizerOptions = field(default_factory=WithTokenizer)
 
     def __post_init__(self) -> None:
         check_counts(self, "clips", "frames", "size", "max_interval", "batch")

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from magi.checkpoint import compare_configs, newest_valid
-from magi.cli.arguments import Common, CommonOptions, parse, split_name
+from magi.cli.arguments import Common, CommonOptions, TokenizerOptions, WithTokenizer, parse, split_name
 from magi.cli.runs import check_data, execute, resolve
 from magi.distributed import Device, Distributed
 from magi.experiments.autoencoder import train_autoencoder
@@ -44,7 +44,7 @@ class TrainArguments:
     """auto is CUDA, else Apple's GPU, else the CPU."""
     check: bool = False
     """Only look whether data, tokenizer and model fit, and train nothing."""
-    common: CommonOptions = field(default_factory=Common)
+    common: TokenizerOptions = field(default_factory=WithTokenizer)
 
 
 @dataclass(frozen=True)
