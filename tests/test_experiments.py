@@ -99,6 +99,11 @@ def test_info_plans_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["latents on disk"]["total_bytes"] == plan_cache(PAPER["k600-omni"], FOOTAGE["k600-omni"]).total_bytes
     assert cli.main("info world64 --gpu h200".split()) == 0
     assert "epochs" not in capsys.readouterr().out
+    assert cli.main("info ucf101-cosmos --clips-per-video 4 --json".split()) == 0
+    told = json.loads(capsys.readouterr().out)["latents on disk"]
+    assert told["bytes_per_video"] == 4 * 5 * (16 * 32 * 32 * 2)
+    assert cli.main("info ucf101-sd14 --clips-per-video 4".split()) == cli.MISUSE
+    assert "--clips-per-video has no effect on ucf101-sd14" in capsys.readouterr().err
     assert cli.main("info tiny --count 8".split()) == cli.MISUSE
     assert "--count has no effect without --gpu" in capsys.readouterr().err
 

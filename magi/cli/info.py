@@ -13,6 +13,7 @@ from magi.checkpoint import read_config
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import describe, find_release, sample_settings
 from magi.cli.show import quantity
+from magi.experiments.encode import DRAWN
 from magi.experiments.planning import GPUS, plan_cache, plan_training
 from magi.experiments.presets import FOOTAGE, PRESETS
 from magi.model import plan
@@ -31,7 +32,7 @@ class InfoArguments:
 
     MODEL is a preset (tiny, small, base, large, xl, world64), an experiment of the paper (ucf101-sd14, ucf101-cosmos,
     k600-omni), or the folder of a run or of a release, and comes first. Flags change it, to plan another. --gpu plans
-    the whole training of a preset or an experiment.
+    the whole training of a preset or an experiment; of an experiment the disk that its latents take is told too.
     """
 
     gpu: Literal["a100", "h100", "h200", "b200"] | None = None
@@ -40,6 +41,8 @@ class InfoArguments:
     """GPUs that share a batch; 8 with --gpu."""
     mfu: float | None = None
     """The share of the GPU's peak operations that the training reaches; .4 with --gpu."""
+    clips_per_video: int | None = None
+    """Of an experiment whose latent frames stand for several frames: clips that magi encode draws of each video; 16."""
     past: int | None = None
     """Frames before the generated one whose cost is told; a clip's length less one by default."""
     json: bool = False
@@ -59,7 +62,7 @@ def main(words: Sequence[str]) -> int:
     name, words = split_name(words)
     default = InfoArguments() if name is None and asks_for_help(words) else InfoArguments(**find(name))
     arguments = parse(InfoArguments, words, usage="info MODEL", default=default)
-    costs = compute(arguments)
+    costs = compute(arguments) | latents_on_disk(name, arguments)
     if arguments.gpu is not None:
         costs |= training(name, arguments)
     print(json.dumps(costs, indent=1) if arguments.json else f"{name}: {summary(arguments.model)}\n\n{show(costs)}")
@@ -88,13 +91,26 @@ def training(name: str | None, arguments: InfoArguments) -> dict[str, Any]:
     assert arguments.gpu is not None
     run, count = replace(PRESETS[name], model=arguments.model), arguments.count or 8
     utilisation = 0.4 if arguments.mfu is None else arguments.mfu
-    footage = FOOTAGE.get(name)
-    planned = plan_training(run, footage, gpu=GPUS[arguments.gpu], count=count, utilisation=utilisation)
-    cache = {} if footage is None else {"latents on disk": asdict(plan_cache(run, footage))}
-    return cache | {
+    planned = plan_training(run, FOOTAGE.get(name), gpu=GPUS[arguments.gpu], count=count, utilisation=utilisation)
+    return {
         "GPUs": {"kind": arguments.gpu, "count": count, "share of peak": utilisation},
         "training": {**asdict(planned), "fits": planned.fits, "clips": run.train.total_samples},
     }
+
+
+def latents_on_disk(name: str | None, arguments: InfoArguments) -> dict[str, Any]:
+    """What magi encode would write for an experiment, whose videos are known; nothing for anything else.
+
+    Raises:
+        ValueError: --clips-per-video where no clips are drawn beforehand.
+    """
+    clips, run = arguments.clips_per_video, PRESETS[name] if name in FOOTAGE else None
+    if clips is not None and (run is None or run.model.num_frames == run.data.folder.num_frames):
+        raise ValueError(f"--clips-per-video has no effect on {name}: only several frames encoded at once are drawn")
+    if run is None or name is None:
+        return {}
+    changed = replace(run, model=arguments.model)
+    return {"latents on disk": asdict(plan_cache(changed, FOOTAGE[name], clips_per_video=clips or DRAWN))}
 
 
 def compute(arguments: InfoArguments) -> dict[str, Any]:
@@ -143,6 +159,12 @@ def show(costs: dict[str, Any]) -> str:
     rows.append(("  and for each clip at once, bf16", quantity(costs["bytes per clip in training"], "B"), ""))
     for dtype, size in costs["cache bytes per frame"].items():
         rows.append((f"cache per frame and video, {dtype}", quantity(size, "B"), ""))
+    if disk := costs.get("latents on disk"):
+        rows += [
+            ("latents on disk, magi encode", quantity(disk["total_bytes"], "B"), ""),
+            ("  of a video of mean length", "", quantity(disk["bytes_per_video"], "B")),
+            ("  different clips in it", "", f"{disk['distinct']:,.0f} of {disk['possible']:,}"),
+        ]
     return table(rows + show_training(costs) if "training" in costs else rows)
 
 
@@ -151,13 +173,6 @@ def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:
     gpus, training = costs["GPUs"], costs["training"]
     epochs = "" if training["epochs"] is None else f"{training['epochs']:,.0f} epochs"
     memory = f"of {quantity(training['gpu_bytes'], 'B')}: {training['fits']}"
-    rows: list[tuple[str, str, str]] = []
-    if disk := costs.get("latents on disk"):
-        rows = [
-            ("latents on disk, magi encode", quantity(disk["total_bytes"], "B"), ""),
-            ("  of a video of mean length", "", quantity(disk["bytes_per_video"], "B")),
-            ("  different clips in it", "", f"{disk['distinct']:,.0f} of {disk['possible']:,}"),
-        ]
     return [
         (f"training on {gpus['count']} x {gpus['kind']}", f"{training['steps']:,} steps", epochs),
         (
@@ -171,5 +186,4 @@ def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:
             quantity(training["bytes_per_gpu_checkpointed"], "B"),
             "a third more operations",
         ),
-        *rows,
     ]

@@ -5,8 +5,10 @@
     magi train ucf101-cosmos --smoke --out runs/smoke                                           # the same path, tiny
 
 The paper does not say which Cosmos: CV4x8x8 is ours, whose 17 frames are 5 latents, as many as with the autoencoder of
-its Kinetics-600 runs. Hardware: planned for 8 H200, `magi info ucf101-cosmos --gpu h200 --count 8`. Expected: the
-paper's FVD over 2,048 generated and 2,048 real clips. Not run here: neither the videos nor such GPUs were at hand.
+its Kinetics-600 runs. FOLDER is best one that `magi tokenizer stats` has written, with the mean and deviation of each
+channel on these videos. Hardware: 8 H200, about 19 hours at 40 % of their peak by `magi info ucf101-cosmos --gpu h200`;
+35 GB of latents with 16 clips of each video. Expected: the paper's FVD over 2,048 generated and 2,048 real clips. It
+has not been run: neither the videos nor such GPUs were at hand.
 """
 
 from __future__ import annotations
