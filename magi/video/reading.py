@@ -36,6 +36,7 @@ from magi.video.untrusted import (
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+BATCH_BYTES = 2**25  # of pictures that are resized together: 5 of 1080p
 MAX_RGB_BYTES = 4 * MAX_BYTES  # of one answer: as RGB, a picture takes two to three times what its decoder gave
 
 
@@ -146,8 +147,8 @@ def collect(
     """Return the frames at these places (T, H, W, 3), or fitted (T, S, S, 3); the one way from pictures to arrays.
 
     Args:
-        frames: place and picture (H, W, 3) of every frame asked for, each once. It is fitted as it comes, so that no
-            two of full size are held together.
+        frames: place and picture (H, W, 3) of every frame asked for, each once. They are fitted as they come, so that
+            few of full size are held together.
         places: which of them, in any order and as often as wanted.
         size, top, left: as for `fit`.
     """
@@ -156,17 +157,30 @@ def collect(
             f"top and left place the square that size cuts out; without size they must be 0.5, got {top, left}"
         )
     kept: dict[int, Frames] = {}
-    shapes: set[tuple[int, ...]] = set()
-    for place, frame in frames:
-        shapes.add(frame.shape[:2])
-        if len(shapes) > 1:
-            raise BadVideo(path, f"holds images of several sizes: {sorted(shapes)}")
-        kept[place] = frame if size is None else fit(frame[None], size, top=top, left=left)[0]
-        if len(places) * kept[place].nbytes > MAX_RGB_BYTES:
+    for batch in _batches(path, frames):
+        pictures: Any = list(batch.values())
+        kept |= zip(batch, pictures if size is None else fit(np.stack(pictures), size, top=top, left=left), strict=True)
+        if len(places) * next(iter(kept.values())).nbytes > MAX_RGB_BYTES:
             raise ValueError(
                 f"{path}: {len(places)} frames take more than {MAX_RGB_BYTES / 2**30:g} GiB; ask for fewer"
             )
     return np.stack([kept[place] for place in places])
+
+
+def _batches(path: Path, frames: Iterable[tuple[int, Frames]]) -> Iterator[dict[int, Frames]]:
+    """Gather up to `BATCH_BYTES` of frames of one size: a resize takes two to four times as long for one alone."""
+    batch: dict[int, Frames] = {}
+    shape: tuple[int, ...] | None = None
+    for place, frame in frames:
+        if shape is not None and frame.shape != shape:
+            raise BadVideo(path, f"holds images of several sizes: {sorted((shape[:2], frame.shape[:2]))}")
+        shape = frame.shape
+        batch[place] = frame
+        if (len(batch) + 1) * frame.nbytes > BATCH_BYTES:
+            yield batch
+            batch = {}
+    if batch:
+        yield batch
 
 
 def find_videos(root: str | Path) -> list[Path]:
