@@ -160,6 +160,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5, help="that a file may take")
     parser.add_argument("--json", type=Path, help="where to write the result")
     arguments = parser.parse_args()
+    described = machine(torch.device("cpu")) | {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info}
     counts: Counter[tuple[str, str]] = Counter()
     failures: list[dict[str, Any]] = []
     slowest, start = (0.0, "", 0), time.monotonic()
@@ -195,7 +196,7 @@ def main() -> int:
             path.unlink()
     report = {
         "command": f"python -m tests.fuzz_videos --count {arguments.count} --seed {arguments.seed}",
-        "machine": machine(torch.device("cpu")) | {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info},
+        "machine": described,
         "count": arguments.count,
         "outcomes": {
             word: sum(n for (_, verdict), n in counts.items() if verdict == word) for word in OUTCOMES + FAILURES
