@@ -212,6 +212,18 @@ def unpinned(name: str) -> str:
     return name.partition(PINS)[0]
 
 
+def origin(name: str) -> dict[str, Any]:
+    """Which published tokenizer `name` is, who publishes it and under which licence, as far as is known; or nothing."""
+    kind, _, place = unpinned(name).partition(":")
+    document = (Path(place) if kind in PUBLISHED else find(name)) / "config.json"
+    if document.is_file() and (document.parent / checkpoint.MANIFEST).is_file():
+        return dict(json.loads(document.read_text()).get("source", {}))
+    if kind not in PUBLISHED:
+        return {}
+    entry = PUBLISHED[kind]
+    return {"name": entry.name, "repository": entry.repository, "licence": entry.licence}
+
+
 def _load_published(entry: Published, argument: str, trust: Trust) -> Tokenizer:
     place, _, pins = argument.partition(PINS)
     if pins:
