@@ -15,10 +15,12 @@ from torch import Tensor
 from magi import cli
 from magi.cli import tokenizer_audit
 from magi.data.world import World, WorldConfig
+from magi.experiments.smoke import write_cosmos
 from magi.tokenizers.audit import SAME, Finding, audit, relative_change
 from magi.tokenizers.causal_autoencoder import CausalAutoencoder
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.protocol import Posterior, Tokenizer, to_pixels
+from magi.tokenizers.published import PUBLISHED
 from magi.tokenizers.statistics import channel_moments, measure_statistics
 from magi.tokenizers.store import load_tokenizer
 from tests.temporal import Groups, StreamedGroups
@@ -228,6 +230,28 @@ def test_stats_writes_a_normalised_tokenizer(tmp_path: Path, capsys: pytest.Capt
     for name, told in (("pixel:8", "has no statistics"), ("world64", "exists; give another --out")):
         assert cli.main(["tokenizer", "stats", name, "--data", "world", "--out", str(out)]) == cli.MISUSE
         assert told in capsys.readouterr().err
+
+
+def test_stats_keep_where_a_tokenizer_comes_from(tmp_path: Path) -> None:
+    """Of published weights the licence goes on to hold, and the name: measured, they are still loaded by it. What was
+    never published is not said to be."""
+    write_cosmos(tmp_path / "placed")
+    words = "--data world --size 32 --frames 5 --clips 1 --device cpu".split()
+    names = (
+        f"cosmos-cv4x8x8:{tmp_path / 'placed'}",
+        f"cosmos-cv4x8x8:{tmp_path / '0'}",
+        str(tmp_path / "1"),
+        "world64",
+    )
+    for number, name in enumerate(names):
+        assert cli.main(["tokenizer", "stats", name, *words, "--out", str(tmp_path / str(number))]) == 0
+        told = json.loads((tmp_path / str(number) / "config.json").read_text()).get("source")
+        if name == "world64":
+            assert told is None
+        else:
+            assert (told["name"], told["licence"]) == ("cosmos-cv4x8x8", PUBLISHED["cosmos-cv4x8x8"].licence)
+            assert told["licence"] in (tmp_path / str(number) / "README.md").read_text()
+            load_tokenizer(f"cosmos-cv4x8x8:{tmp_path / str(number)}")
 
 
 def test_what_has_statistics_is_known_by_them() -> None:

@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from magi import cli
+from magi import checkpoint, cli
+from magi.cli.runs import data_flags
 from magi.cli.tokenizer_convert import main as convert_command
+from magi.data.latent_store import Recipe, begin_store
+from magi.data.listing import Entry, Listing
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
@@ -256,6 +259,50 @@ def test_torchscript_runs_only_if_somebody_vouches_for_it(
     (tmp_path / "pins").write_text("encoder.jit\n")
     with pytest.raises(ValueError, match=r"pins: a sha256 is 64 hexadecimal digits, got 'encoder\.jit'"):
         load_tokenizer(name)
+
+
+def test_hashes_without_effect_are_refused(tmp_path: Path) -> None:
+    """Native weights are no code: a hash behind their name would trust nothing, and would not be compared either."""
+    tokenizer = tiny(4)
+    tokenizer.network.save_pretrained(tmp_path)
+    (tmp_path / "statistics.json").write_text(json.dumps({"shift": [0.0] * 16, "scale": [1.0] * 16}))
+    assert load_tokenizer(f"cosmos-cv4x8x8:{tmp_path}").latent_channels == 16
+    with pytest.raises(ValueError, match=r"@sha256:0{64} has no effect"):
+        load_tokenizer(f"cosmos-cv4x8x8:{tmp_path}@sha256:{'0' * 64}")
+
+
+def test_a_cache_cannot_vouch_for_code(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file names the tokenizer, and whoever made the cache may have put TorchScript beside it with its hash: what
+    training takes from there is the name alone, so the code is refused until the user vouches for it."""
+    monkeypatch.setenv(PIN_FILE, str(tmp_path / "pins"))
+    hashes = ",".join(sha256_of(path) for path in files_of(published))
+    named = f"cosmos-cv4x8x8:{published}@sha256:{hashes}"
+    recipe = Recipe(
+        tokenizer="0" * 64, latent_shape=(16, 4, 4), temporal_stride=1, size=32, crop="centre", flip=False,
+        max_frames=5, deviation=False,
+    )  # fmt: skip
+    listing = Listing(tmp_path, (Entry("one.mp4", num_frames=5),))
+    begin_store(tmp_path / "cache", recipe, listing, tokenizer=named, videos_per_shard=1)
+    flags = data_flags(str(tmp_path / "cache"), names_tokenizer=True)
+    assert flags[-2:] == ["--tokenizer", f"cosmos-cv4x8x8:{published}"]
+    with pytest.raises(Untrusted, match=r"other verbs --trust-code"):
+        load_tokenizer(flags[-1])
+
+
+def test_a_description_of_no_pair_is_refused(tmp_path: Path) -> None:
+    """In one line, whatever another's config.json says: no tokenizer at all, two, or a pair that cannot be one."""
+    pair_of = {"place": str(tmp_path), "shift": [0.0] * 16, "scale": [1.0] * 16}
+    for number, (described, message) in enumerate((
+        ({}, "describes no tokenizer"),
+        ({"tokenizer": "0" * 64}, "describes no tokenizer"),
+        ({"tokenizer": {"pixel": 4, "cosmos": {}}}, "describes no tokenizer"),
+        ({"tokenizer": {"cosmos-torchscript": {**pair_of, "temporal_stride": 3, "sha256": {}}}}, "stride 3, with hash"),
+        ({"tokenizer": {"cosmos-torchscript": {**pair_of, "temporal_stride": 4, "sha256": {}}}}, "hashes of nothing"),
+    )):  # fmt: skip
+        folder = tmp_path / str(number)
+        checkpoint.save(folder, {}, {"config.json": described})
+        with pytest.raises(checkpoint.CheckpointError, match=message):
+            load_tokenizer(str(folder))
 
 
 def test_the_command_line_can_vouch_for_code(

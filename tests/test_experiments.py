@@ -90,7 +90,8 @@ def test_the_disk_of_latents_is_counted_by_hand() -> None:
 
 
 def test_info_plans_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command tells the planner's numbers, and refuses to plan where nothing says how long is trained."""
+    """The command tells the planner's numbers, and refuses to plan where nothing says how long is trained, or where no
+    tokenizer makes so many latents of a clip."""
     assert cli.main("info k600-omni --gpu h200 --count 8 --mfu .5 --json".split()) == 0
     told = json.loads(capsys.readouterr().out)
     planned = plan_training(PAPER["k600-omni"], FOOTAGE["k600-omni"], gpu=GPUS["h200"], count=8, utilisation=0.5)
@@ -104,6 +105,10 @@ def test_info_plans_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["bytes_per_video"] == 4 * 5 * (16 * 32 * 32 * 2)
     assert cli.main("info ucf101-sd14 --clips-per-video 4".split()) == cli.MISUSE
     assert "--clips-per-video has no effect on ucf101-sd14" in capsys.readouterr().err
+    for frames in (1, 7, 20):  # of 17
+        words = f"info ucf101-cosmos --gpu h200 --model.num-frames {frames}"
+        assert cli.main(words.split()) == cli.MISUSE
+        assert f"clips of 17 frames are never {frames} latent frames" in capsys.readouterr().err
     assert cli.main("info tiny --count 8".split()) == cli.MISUSE
     assert "--count has no effect without --gpu" in capsys.readouterr().err
 
@@ -111,14 +116,16 @@ def test_info_plans_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", WALKS)
 def test_an_experiment_from_videos_to_videos(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trees, lists and tokenizers in the real formats, at tiny width: index, latents, training, and 12 frames after 5,
-    by the commands that a user types. That the film has 17 frames shows the temporal stride counted at every step."""
-    assert cli.main(["train", name, "--smoke", "--out", str(tmp_path / "walk")]) == 0
+    by the commands that a user types, in a folder with a space in its name. That the film has 17 frames shows the
+    temporal stride counted at every step."""
+    out = tmp_path / "my walk"
+    assert cli.main(["train", name, "--smoke", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     commands = [line.split()[2:4] for line in shown.splitlines() if line.startswith("$ magi")]
     assert [verb for verb, _ in commands] == ["data", "encode", "train", "sample"]
-    (film,) = (tmp_path / "walk" / "samples").glob("*.mp4")
+    (film,) = (out / "samples").glob("*.mp4")
     assert len(read_video(film).frames) == 17
-    assert (tmp_path / "walk" / "run" / "release" / "config.json").is_file()
+    assert (out / "run" / "release" / "config.json").is_file()
 
 
 def test_only_experiments_are_walked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

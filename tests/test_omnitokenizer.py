@@ -233,6 +233,21 @@ def test_later_latents_leak_into_earlier_frames() -> None:
     assert (tokenizer.decode(latents) - tokenizer.decode(changed))[:, :5].abs().max() > 0.01
 
 
+def test_videos_go_through_a_few_at_a_time() -> None:
+    """A batch of any size takes the memory of 8 videos: no more are ever in the network, either way, and the result is
+    that of all at once."""
+    tokenizer = lively()
+    seen: list[int] = []
+    for half in (tokenizer.encoder, tokenizer.decoder):
+        half.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    pixels = noise(10, 5, 3, 8, 8)
+    latents = tokenizer.encode(pixels)
+    frames = tokenizer.decode(latents)
+    assert seen == [8, 2, 8, 2]
+    torch.testing.assert_close(tokenizer.encode(pixels, videos_per_chunk=10), latents, rtol=0, atol=1e-12)
+    torch.testing.assert_close(tokenizer.decode(latents, videos_per_chunk=10), frames, rtol=0, atol=1e-12)
+
+
 def test_shapes_and_precision() -> None:
     """`latent_shape` is told the truth at 1 + 4 k frames; whatever the weights' precision, results are float32."""
     tokenizer = lively()

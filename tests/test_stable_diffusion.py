@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,16 @@ def test_frames_do_not_meet(tiny: StableDiffusionAutoencoder, pixels: torch.Tens
     torch.testing.assert_close(tiny.decode(latents, frames_per_chunk=4), whole, rtol=1e-4, atol=1e-5)
     streamed = torch.cat(list(decode_stream(tiny, latents.split(1, dim=1))), dim=1)
     torch.testing.assert_close(streamed, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_what_it_is_does_not_depend_on_how_it_lies_in_memory(tiny: StableDiffusionAutoencoder) -> None:
+    """A fingerprint is of the values: the same in another memory layout, another in a coarser type, which NumPy may not
+    know and the network computes in."""
+    other = copy.deepcopy(tiny)
+    other.network.to(memory_format=torch.channels_last)
+    assert fingerprint(other) == fingerprint(tiny)
+    other.network.to(torch.bfloat16)
+    assert fingerprint(other) != fingerprint(tiny)
 
 
 def test_it_computes_in_the_type_of_its_network(pixels: torch.Tensor) -> None:

@@ -24,6 +24,7 @@ from magi.data.latents import LatentConfig
 from magi.data.world import WorldConfig
 from magi.distributed import Device, Distributed, session
 from magi.experiments.data import DataConfig
+from magi.tokenizers.store import unpinned
 from magi.training.loop import Interrupted
 
 
@@ -121,7 +122,8 @@ def data_flags(place: str, *, names_tokenizer: bool) -> list[str]:
         return ["--data.kind", "world"]
     if not is_store(place):
         return ["--data.kind", "folder", "--data.folder.path", place]
-    tokenizer = ["--tokenizer", read_store(place).tokenizer] if names_tokenizer else []
+    # without hashes: who made the cache does not say what code may run here
+    tokenizer = ["--tokenizer", unpinned(read_store(place).tokenizer)] if names_tokenizer else []
     return ["--data.kind", "latents", "--data.latents.path", place, *tokenizer]
 
 

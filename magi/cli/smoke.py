@@ -63,18 +63,20 @@ def walk(name: str | None, out: Path) -> int:
     walk.write_videos(out / "videos")
     walk.write_tokenizer(tokenizer)
     data, size = shlex.quote(str(videos)), f"--data.folder.size {SIZE}"
+    to_cache, to_run = shlex.quote(str(cache)), shlex.quote(str(run))
     commands = [
         f"data index {data} {walk.index}",
-        f"encode {name} --data {data} --tokenizer {walk.tokenizer}{shlex.quote(str(tokenizer))} --out {cache} {size} "
-        f"{walk.encode}",
-        f"train {name} --data {cache} --out {run} --data.latents.size {SIZE} {TINY_MODEL} {TINY_TRAINING} {FEW_STEPS}",
+        f"encode {name} --data {data} --tokenizer {walk.tokenizer}{shlex.quote(str(tokenizer))} --out {to_cache} "
+        f"{size} {walk.encode}",
+        f"train {name} --data {to_cache} --out {to_run} --data.latents.size {SIZE} {TINY_MODEL} {TINY_TRAINING} "
+        f"{FEW_STEPS}",
     ]
     for command in commands:
         if code := run_command(command):
             return code
     film = next(path for path in sorted(videos.rglob("*")) if path.suffix in (".avi", ".mp4"))
     context = f"--context {shlex.quote(str(film))} --context-frames 5 --frames {FRAMES}"
-    return run_command(f"sample {run} {context} --out {out / 'samples'}")
+    return run_command(f"sample {to_run} {context} --out {shlex.quote(str(out / 'samples'))}")
 
 
 def run_command(command: str, run: Callable[[Sequence[str]], int] = magi) -> int:

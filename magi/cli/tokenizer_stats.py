@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -18,7 +19,7 @@ from magi.cli.tokenizer_clips import ClipChoice
 from magi.distributed import Device, pick_device
 from magi.report.console import table
 from magi.tokenizers.statistics import Normalised, measure_statistics
-from magi.tokenizers.store import describe, load_tokenizer, weights
+from magi.tokenizers.store import describe, load_tokenizer, origin, weights
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,11 @@ def main(words: Sequence[str]) -> int:
     print(show(tokenizer))
     print(f"{values:,} values of each channel")
     facts = {**choice.describe(), "values": values}
+    source = origin(name)
+    of_origin = {"source": source} if source else {}
     documents = {
-        "config.json": {"tokenizer": describe(tokenizer), "statistics": facts},
-        "README.md": card(name, facts),
+        "config.json": {"tokenizer": describe(tokenizer), **of_origin, "statistics": facts},
+        "README.md": card(name, facts, source),
     }
     checkpoint.save(arguments.out, weights(tokenizer), documents)
     print(f"done: {arguments.out}")
@@ -102,11 +105,12 @@ def show(tokenizer: Normalised) -> str:
     return table([["channel", "mean", "deviation"], *rows], words=())
 
 
-def card(name: str, facts: Mapping[str, int | str]) -> str:
+def card(name: str, facts: Mapping[str, int | str], source: Mapping[str, Any]) -> str:
     """What a user must know about the tokenizer."""
+    licence = f"\nPublished as {source['repository']} under the licence {source['licence']}.\n" if source else ""
     return f"""# Tokenizer with measured statistics
 
 `{Path(name).name}`, its channels normalised by magi {__version__} on {facts["clips"]} clips of `{facts["data"]}`:
 {facts["frames"]} frames at {facts["size"]} pixels, intervals 1..{facts["max_interval"]};
 {facts["values"]:,} values of each channel.
-"""
+{licence}"""

@@ -13,6 +13,7 @@ from magi.data.latents import CacheCost, cache_cost
 from magi.experiments.encode import DRAWN
 from magi.experiments.video import VideoRun
 from magi.model import plan
+from magi.tokenizers.protocol import pixel_frames
 
 SECONDS_PER_DAY = 86_400
 
@@ -102,9 +103,17 @@ def plan_cache(run: VideoRun, footage: Footage, *, clips_per_video: int = DRAWN)
         run: on videos, through a tokenizer whose latents fill the model's clips.
         footage: the videos.
         clips_per_video: where a latent frame stands for several frames, how many clips are drawn of each.
+
+    Raises:
+        ValueError: no tokenizer makes the model's latent frames of the run's clips.
     """
     data, model = run.data.folder, run.model
-    stride = 1 if model.num_frames == data.num_frames else (data.num_frames - 1) // (model.num_frames - 1)
+    stride, over = divmod(data.num_frames - 1, max(1, model.num_frames - 1))
+    if over or pixel_frames(model.num_frames, stride) != data.num_frames:
+        raise ValueError(
+            f"clips of {data.num_frames} frames are never {model.num_frames} latent frames, which --model.num-frames "
+            "asks for"
+        )
     drawn = DrawnClips(
         per_video=clips_per_video,
         num_frames=data.num_frames,
@@ -115,7 +124,7 @@ def plan_cache(run: VideoRun, footage: Footage, *, clips_per_video: int = DRAWN)
     recipe = Recipe(
         tokenizer="",
         latent_shape=(model.latent_channels, model.latent_height, model.latent_width),
-        temporal_stride=stride,
+        temporal_stride=max(1, stride),  # of one frame, any
         size=data.size,
         crop=data.crop,
         flip=data.flip,

@@ -233,26 +233,26 @@ class OmniTokenizer(nn.Module):
         return shape
 
     @torch.no_grad()
-    def posterior(self, pixels: Tensor) -> Posterior:
+    def posterior(self, pixels: Tensor, *, videos_per_chunk: int = 8) -> Posterior:
         """Return the posterior, normalised by `shift` and `scale`: mean and deviation (B, t, C, h, w) float32.
 
         Args:
             pixels: (B, T, 3, H, W) in [-1, 1], T = 1 + 4 (t - 1): a whole clip, or a context alone.
+            videos_per_chunk: how many videos go through the network at once; bounds memory, does not change the result.
         """
         self.latent_shape(pixels.shape[1], *pixels.shape[-2:])
-        video = rearrange(self._as_weights(pixels), "b t c h w -> b c t h w") / 2  # to [-0.5, 0.5]
-        moments = _at_least_float32(rearrange(self.pre_vq_conv(self.encoder(video)), "b c t h w -> b t c h w"))
+        moments = torch.cat([self._moments(chunk) for chunk in pixels.split(videos_per_chunk)])
         mean, log_variance = moments.chunk(2, dim=2)
         shift, scale = self.shift[:, None, None], self.scale[:, None, None]
         deviation = torch.exp(0.5 * log_variance.clamp(-30, 20))
         return Posterior(((mean - shift) / scale).contiguous(), (deviation / scale).contiguous())
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, *, videos_per_chunk: int = 8) -> Tensor:
         """Return the mean of `posterior`, (B, t, C, h, w) float32."""
-        return self.posterior(pixels).mean
+        return self.posterior(pixels, videos_per_chunk=videos_per_chunk).mean
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, *, videos_per_chunk: int = 8) -> Tensor:
         """Return pixels (B, T, 3, H, W) float32, clamped to [-1, 1], of normalised ``latents`` (B, t, C, h, w).
 
         All latents of a clip at once: every frame depends on all of them.
@@ -261,9 +261,18 @@ class OmniTokenizer(nn.Module):
         stride = self.spatial_stride
         self.latent_shape(pixel_frames(frames, self.temporal_stride), height * stride, width * stride)
         values = latents * self.scale[:, None, None] + self.shift[:, None, None]
-        features = self.post_vq_conv(rearrange(self._as_weights(values), "b t c h w -> b c t h w"))
-        pixels = 2 * _at_least_float32(self.decoder(features))
+        pixels = torch.cat([self._pixels(chunk) for chunk in values.split(videos_per_chunk)])
         return rearrange(pixels.clamp(-1, 1), "b c t h w -> b t c h w").contiguous()
+
+    def _moments(self, pixels: Tensor) -> Tensor:
+        """Mean and log variance, (b, t, 2C, h, w) as the network gives them, of some videos (b, T, 3, H, W)."""
+        video = rearrange(self._as_weights(pixels), "b t c h w -> b c t h w") / 2  # to [-0.5, 0.5]
+        return _at_least_float32(rearrange(self.pre_vq_conv(self.encoder(video)), "b c t h w -> b t c h w"))
+
+    def _pixels(self, values: Tensor) -> Tensor:
+        """Videos (b, 3, T, H, W) of about [-1, 1], of some latents (b, t, C, h, w) as the network takes them."""
+        features = self.post_vq_conv(rearrange(self._as_weights(values), "b t c h w -> b c t h w"))
+        return 2 * _at_least_float32(self.decoder(features))
 
     def _as_weights(self, values: Tensor) -> Tensor:
         """``values`` in the precision of the weights."""

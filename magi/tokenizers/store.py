@@ -21,7 +21,7 @@ from magi.tokenizers.fitting import check_statistics
 from magi.tokenizers.kl import KlAutoencoder
 from magi.tokenizers.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
 from magi.tokenizers.pixel import PixelTokenizer
-from magi.tokenizers.placed import find_folder, load_published, torchscript_pair
+from magi.tokenizers.placed import PAIR, find_folder, load_published, torchscript_pair
 from magi.tokenizers.protocol import Tokenizer
 from magi.tokenizers.published import PUBLISHED, Published
 from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
@@ -66,6 +66,13 @@ def _describe_pair(pair: CosmosTorchScript) -> dict[str, Any]:
 
 def _find_pair(described: Mapping[str, Any], trust: Trust) -> CosmosTorchScript:
     """The files that a release refers to, since it must not hold code; refused if they are others by now."""
+    strides = {entry.temporal_stride for entry in PUBLISHED.values() if entry.family == "cosmos"}
+    if described["temporal_stride"] not in strides or described["sha256"].keys() != set(PAIR):
+        raise checkpoint.CheckpointError(
+            f"config.json describes a Cosmos pair of temporal stride {described['temporal_stride']}, with hashes of "
+            f"{', '.join(described['sha256']) or 'nothing'}; expected one of {sorted(strides)}, and hashes of "
+            f"{' and '.join(PAIR)}"
+        )
     pair = torchscript_pair(
         Path(described["place"]),
         temporal_stride=described["temporal_stride"],
@@ -116,7 +123,8 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     digest = hashlib.sha256(json.dumps({name: described}, sort_keys=True).encode())
     for tensors in weights(tokenizer).values():
         for key, tensor in sorted(tensors.items()):
-            digest.update(key.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+            content = tensor.detach().cpu().flatten().view(torch.uint8)  # as bytes: NumPy has no bfloat16
+            digest.update(key.encode() + content.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -141,6 +149,11 @@ def restore(directory: Path, description: Mapping[str, Any], *, trust: Trust | N
         Untrusted: it refers to files that are code, and nobody vouches for them.
         ValueError: it refers to files that are not there, or are others by now.
     """
+    if not isinstance(description, Mapping) or len(description) != 1:
+        raise checkpoint.CheckpointError(
+            f"{directory}: its config.json describes no tokenizer; name the folder of a release, or one that magi "
+            "tokenizer train, stats or convert wrote"
+        )
     ((name, described),) = description.items()
     if name not in KINDS:
         raise checkpoint.CheckpointError(
@@ -191,7 +204,24 @@ def load_tokenizer(name: str, *, trust: Trust | None = None) -> Tokenizer:
             f"one of {', '.join(PUBLISHED)} with :FOLDER; train one with magi tokenizer train"
         )
     checkpoint.verify(directory)
-    return restore(directory, json.loads((directory / "config.json").read_text())["tokenizer"], trust=trust)
+    return restore(directory, json.loads((directory / "config.json").read_text()).get("tokenizer"), trust=trust)
+
+
+def unpinned(name: str) -> str:
+    """The name without the hashes that it trusts: for names out of files, since only the user says what may run."""
+    return name.partition(PINS)[0]
+
+
+def origin(name: str) -> dict[str, Any]:
+    """Which published tokenizer `name` is, who publishes it and under which licence, as far as is known; or nothing."""
+    kind, _, place = unpinned(name).partition(":")
+    document = (Path(place) if kind in PUBLISHED else find(name)) / "config.json"
+    if document.is_file() and (document.parent / checkpoint.MANIFEST).is_file():
+        return dict(json.loads(document.read_text()).get("source", {}))
+    if kind not in PUBLISHED:
+        return {}
+    entry = PUBLISHED[kind]
+    return {"name": entry.name, "repository": entry.repository, "licence": entry.licence}
 
 
 def _load_published(entry: Published, argument: str, trust: Trust) -> Tokenizer:
@@ -199,8 +229,15 @@ def _load_published(entry: Published, argument: str, trust: Trust) -> Tokenizer:
     if pins:
         trust = Trust(trust.code, trust.sha256 | set(pins.split(",")))
     folder = find_folder(entry, place)
-    if not (folder / checkpoint.MANIFEST).is_file():
-        return load_published(entry, folder, trust)
+    is_converted = (folder / checkpoint.MANIFEST).is_file()
+    tokenizer = _load_converted(entry, folder, trust) if is_converted else load_published(entry, folder, trust)
+    if pins and not isinstance(tokenizer, CosmosTorchScript):
+        raise ValueError(f"{PINS}{pins} has no effect: nothing that {folder} is read from is code; leave it out")
+    return tokenizer
+
+
+def _load_converted(entry: Published, folder: Path, trust: Trust) -> Tokenizer:
+    """The tokenizer of a folder that `magi tokenizer convert` wrote, if it is the one that is named."""
     checkpoint.verify(folder)
     told = json.loads((folder / "config.json").read_text())
     converted = told.get("source", {}).get("name")

@@ -67,8 +67,8 @@ class Trust:
         if not self.allows(digest):
             raise Untrusted(
                 f"{path} is code, which would run with your rights, and its sha256 {digest} is not pinned; if you "
-                f"trust who published it, give --sha256 {digest} or --trust-code, or add the line "
-                f"'{digest}  {path.name}' to {pin_file()}"
+                f"trust who published it, give magi tokenizer convert --sha256 {digest} or --trust-code, other verbs "
+                f"--trust-code, or add the line '{digest}  {path.name}' to {pin_file()}"
             )
 
 
