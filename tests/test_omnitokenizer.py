@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from argparse import Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from magi.tokenizers.omnitokenizer import (
     published_parts,
     published_shapes,
 )
+from magi.tokenizers.protocol import pixel_frames
 from tests.omnitokenizer_reference import Reference, arrays
 
 # Widths no two of which are equal, so that none can stand in for another.
@@ -410,3 +412,15 @@ def test_impossible_architectures_are_refused(change: dict[str, Any], message: s
     """Each would otherwise fail far from the setting that is wrong."""
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+def test_more_latents_than_it_was_trained_on_are_decoded_with_a_word() -> None:
+    """Its temporal layers have met 5 latent frames at most: 6 come out as something, and the user is told."""
+    tokenizer = OmniTokenizer(TINY).eval()
+    side = TINY.patch * TINY.window
+    for latents, told in ((5, False), (6, True)):
+        shape = tokenizer.latent_shape(pixel_frames(latents, tokenizer.temporal_stride), side, side)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tokenizer.decode(torch.zeros(1, *shape))
+        assert [str(warning.message).startswith("6 latent frames") for warning in caught] == [True] * told

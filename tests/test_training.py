@@ -39,7 +39,7 @@ from tests.toy_runs import (
     score,
     terminate,
 )  # fmt: skip
-from tests.toys import FLOW, random_latents, tiny, trained_looking
+from tests.toys import FLOW, intervals, random_latents, tiny, trained_looking
 
 # --- learning ---
 
@@ -95,6 +95,24 @@ def test_ctf_learns_to_look_at_the_past(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 # --- optimizer, schedule, average ---
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_checkpointed_blocks_have_the_same_gradients(dropout: float) -> None:
+    """What a block computes again is what it computed, dropout included: not a bit of any gradient changes. That far
+    less is kept meanwhile is counted in `test_plan.py`."""
+    config = tiny(dropout=dropout)
+    gradients = []
+    for checkpointed in (False, True):
+        model = trained_looking(config, dtype=torch.float32).train()
+        model.transformer.checkpointed = checkpointed
+        torch.manual_seed(0)
+        draws = draw_training(config, 0, step=0, samples=range(2))
+        model(random_latents(config).float(), intervals(config), draws)["loss"].backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert gradient is None if gradients[1][name] is None else torch.equal(gradient, gradients[1][name]), name
 
 
 def test_decay_groups_are_mars() -> None:

@@ -89,7 +89,8 @@ def resolve(
     run = presets[preset] if preset is not None else fallback
     if found.data is not None:
         run = replace(run, data=train_on(run.data, found.data))
-    from_files = [flag for file in found.config for flag in read_flags(file, run)]
+    # a settings file may be a stranger's, who must not say which code runs here
+    from_files = [unpinned(flag) for file in found.config for flag in read_flags(file, run)]
     on_data = data_flags(found.data, names_tokenizer=hasattr(run, "tokenizer")) if found.data is not None else []
     default = kind(out=tyro.MISSING, run=run)
     return parse(type(default), [*from_files, *on_data, *flags], usage=f"{verb} [PRESET]", default=default)

@@ -143,6 +143,9 @@ def evaluate(
         settings=settings, batch_size=batch_size, note=note,
     )  # fmt: skip
     reconstructed = through_tokenizer(release, video, batch_size=batch_size)
+    if not release.tokenizer.is_causal:  # or the last given frame, which is held still, would know what comes
+        given = through_tokenizer(release, video[:, :context], batch_size=batch_size)
+        reconstructed = torch.cat([given, reconstructed[:, context:]], dim=1)
     scores = score_pixels(made, video, reconstructed=reconstructed)
     if isinstance(clips, WorldTest):
         scores |= score_world(made, clips, context=context, reconstructed=reconstructed)

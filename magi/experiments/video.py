@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from magi.choices import check_choices
 from magi.data.clips import BEYOND, Clips, LatentClips
 from magi.data.latent_store import read_store
 from magi.distributed import Distributed
@@ -23,6 +24,7 @@ from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, save_release
 from magi.sampling.video import generate
 from magi.seeds import generator
+from magi.tokenizers.precision import ComputedIn, posterior_in
 from magi.tokenizers.protocol import Posterior, Tokenizer, latent_frames, pixel_frames, to_pixels, to_video
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.training.loop import Evaluate, TrainConfig, train
@@ -49,10 +51,21 @@ class VideoRun:
     """How the released model samples unless told otherwise."""
     sample_latents: bool = False
     """Draw the latents of a clip from the tokenizer's posterior, anew in every epoch, instead of taking its mean."""
+    tokenizer_precision: ComputedIn = "fp32"
+    """Of the tokenizer while training; bf16 autocast is several times faster on a GPU and rounds latents by about .5 %.
+    Latents that were encoded before are as `magi encode --precision` made them."""
+    checkpointed: bool = False
+    """Keep a block's input alone for the backward pass and compute the rest again: less memory, a third more work."""
     watch_clips: int = 4
     """Clips to continue and show at every evaluation; 0 shows none."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
+        if self.tokenizer_precision != "fp32" and self.data.kind == "latents":
+            raise ValueError(
+                f"tokenizer_precision {self.tokenizer_precision} has no effect on latents that were encoded before; "
+                "it is magi encode's --precision"
+            )
         if self.own_tokenizer_samples is not None and self.tokenizer != OWN:
             raise ValueError(
                 f"own_tokenizer_samples {self.own_tokenizer_samples} has no effect with tokenizer {self.tokenizer!r}, "
@@ -113,6 +126,7 @@ def train_video(
         tokenizer.to(distributed.device)
     torch.manual_seed(run.train.seed)
     model, source = Magi(run.model), run.data.training_source()
+    model.transformer.checkpointed = run.checkpointed
     # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
     resolved = {**asdict(run), "tokenizer": fingerprint(tokenizer), **identity(source)}
     state = train(
@@ -136,11 +150,24 @@ def train_video(
 
 def preparation_of(run: VideoRun, tokenizer: Tokenizer, device: torch.device) -> Prepare:
     """The preparation that a run asks for."""
-    return preparation(run.model, tokenizer, seed=run.train.seed, device=device, sample_latents=run.sample_latents)
+    return preparation(
+        run.model,
+        tokenizer,
+        seed=run.train.seed,
+        device=device,
+        sample_latents=run.sample_latents,
+        precision=run.tokenizer_precision,
+    )
 
 
 def preparation(
-    config: MagiConfig, tokenizer: Tokenizer, *, seed: int, device: torch.device, sample_latents: bool = False
+    config: MagiConfig,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    device: torch.device,
+    sample_latents: bool = False,
+    precision: ComputedIn = "fp32",
 ) -> Prepare:
     """From the clips of a step to what a model of `config` is trained on: latents, intervals, and all that is random.
 
@@ -150,10 +177,11 @@ def preparation(
         seed: of the masks, the noise and the latents that are sampled.
         device: where the model is.
         sample_latents: draw them from the posterior, by the position of their clip; or else take its mean.
+        precision: of the tokenizer.
     """
 
     def prepare(clips: Clips | LatentClips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:
-        posterior = posterior_of(clips, tokenizer, device)
+        posterior = posterior_of(clips, tokenizer, device, precision)
         latents = sampled(posterior, clips.sample.tolist(), seed=seed) if sample_latents else posterior.mean
         draws = draw_training(config, seed, step=step, samples=clips.sample.tolist())
         return latents, clips.interval.to(device), draws.to(device)
@@ -161,12 +189,14 @@ def preparation(
     return prepare
 
 
-def posterior_of(clips: Clips | LatentClips, tokenizer: Tokenizer, device: torch.device) -> Posterior:
+def posterior_of(
+    clips: Clips | LatentClips, tokenizer: Tokenizer, device: torch.device, precision: ComputedIn = "fp32"
+) -> Posterior:
     """What is known of the latents (B, t, C, h, w) of clips, encoded before or now."""
     if isinstance(clips, LatentClips):
         deviation = None if clips.deviation is None else clips.deviation.to(device)
         return Posterior(clips.mean.to(device), deviation)
-    return tokenizer.posterior(to_pixels(clips.video.to(device)))
+    return posterior_in(precision, tokenizer, to_pixels(clips.video.to(device)))
 
 
 def sampled(posterior: Posterior, samples: Sequence[int], *, seed: int) -> Tensor:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange, reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from magi.seeds import generator
 from magi.tokenizers.protocol import Tokenizer, latent_frames, pixel_frames
 from magi.tokenizers.streaming import decode_stream
 
-SAME = 1e-4  # relative change that rounding in float32 explains
+# Relative change that rounding explains, by the type of the weights: the same numbers are added in another order.
+SAME = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 OFFSET = 0.1  # a twentieth of the range of a pixel
 GAIN = 0.2  # how far from 1 the contrast of a reconstruction may be
 NEAR = 1  # cells: convolutions spread what they see
@@ -168,9 +169,9 @@ def axes(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Iterator[F
 def repeats(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Iterator[Finding]:
     """Clips (B, T, 3, H, W) have the same latents every time, and whatever is encoded beside them."""
     again = relative_change(tokenizer.encode(pixels), latents)
-    yield _same("encoded twice", again, is_claimed=True)
+    yield _same("encoded twice", again, tokenizer)
     alone = relative_change(tokenizer.encode(pixels[-1:]), latents[-1:])
-    yield _same("encoded without the other clips", alone, is_claimed=True)
+    yield _same("encoded without the other clips", alone, tokenizer)
 
 
 def causality(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Iterator[Finding]:
@@ -185,8 +186,8 @@ def causality(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Itera
         encoder.append(relative_change(replaced[:, :kept], latents[:, :kept]))
         decoded = tokenizer.decode(torch.cat([latents[:, :kept], latent_noise[:, kept:]], dim=1))
         decoder.append(relative_change(decoded[:, :frames], shown[:, :frames]))
-    yield _same("encoder: prefix, suffix replaced", max(encoder), is_claimed=tokenizer.is_causal)
-    yield _same("decoder: prefix, suffix replaced", max(decoder), is_claimed=tokenizer.is_causal)
+    yield _same("encoder: prefix, suffix replaced", max(encoder), tokenizer, is_claimed=tokenizer.is_causal)
+    yield _same("decoder: prefix, suffix replaced", max(decoder), tokenizer, is_claimed=tokenizer.is_causal)
 
 
 def pieces(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Iterator[Finding]:
@@ -198,14 +199,14 @@ def pieces(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Iterator
     for kept in _cuts(latents.shape[1]):
         prefix = pixels[:, : pixel_frames(kept, tokenizer.temporal_stride)]
         alone.append(relative_change(tokenizer.encode(prefix), latents[:, :kept]))
-    yield _same("encoder: prefix alone, not in the whole", max(alone), is_claimed=tokenizer.is_causal)
+    yield _same("encoder: prefix alone, not in the whole", max(alone), tokenizer, is_claimed=tokenizer.is_causal)
     streamed = torch.cat(list(decode_stream(tokenizer, latents.split(1, dim=1))), dim=1)
     whole = tokenizer.decode(latents)
     if streamed.shape != whole.shape:
         found = f"{streamed.shape[1]} frames"
         yield Finding("decoder: latents one by one", f"{whole.shape[1]} frames", found, holds=False)
     else:
-        yield _same("decoder: latents one by one, not at once", relative_change(streamed, whole), is_claimed=True)
+        yield _same("decoder: latents one by one, not at once", relative_change(streamed, whole), tokenizer)
 
 
 def half_precision(tokenizer: Tokenizer, pixels: Tensor, *, latents: Tensor) -> Iterator[Finding]:
@@ -230,14 +231,21 @@ def psnr(video: Tensor, truth: Tensor) -> float:
     return float((-10 * torch.log10(error / 4)).clamp(max=100).mean())
 
 
+def rounding(tokenizer: Tokenizer) -> float:
+    """The relative change that rounding explains: that of the coarsest of its weights."""
+    types = {weight.dtype for weight in tokenizer.parameters()} if isinstance(tokenizer, nn.Module) else set()
+    return max((SAME[kind] for kind in types & SAME.keys()), default=SAME[torch.float32])
+
+
 def _cuts(frames: int) -> list[int]:
     """Latent frames of the beginnings that are looked at: the shortest, one in the middle, the longest."""
     return sorted({1, frames // 2, frames - 1})
 
 
-def _same(check: str, change: float, *, is_claimed: bool) -> Finding:
-    claim = f"the same, to {SAME:g}" if is_claimed else "not claimed"
-    return Finding(check, claim, f"{change:.1e}", change, (change <= SAME) if is_claimed else None)
+def _same(check: str, change: float, tokenizer: Tokenizer, *, is_claimed: bool = True) -> Finding:
+    within = rounding(tokenizer)
+    claim = f"the same, to {within:g}" if is_claimed else "not claimed"
+    return Finding(check, claim, f"{change:.1e}", change, (change <= within) if is_claimed else None)
 
 
 def _nearest(check: str, verb: str, place: tuple[int, int, int], change: Tensor) -> Finding:

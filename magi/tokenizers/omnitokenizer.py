@@ -15,6 +15,7 @@ Shapes:
 
 from __future__ import annotations
 
+import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from magi.tokenizers.protocol import Posterior, latent_shape_of, pixel_frames
 # What training alone needs, by the beginning of its name in a published file.
 TRAINING_ONLY = ("codebook.", "image_discriminator.", "video_discriminator.", "perceptual_model.")
 STATISTICS = ("shift", "scale")  # ours: no published file has them
+TRAINED_LATENTS = 5  # in a clip, of the published VAEs
 SHOWN = 8  # names of each kind in an error
 
 # Published argument of each setting.
@@ -255,11 +257,18 @@ class OmniTokenizer(nn.Module):
     def decode(self, latents: Tensor, *, videos_per_chunk: int = 8) -> Tensor:
         """Return pixels (B, T, 3, H, W) float32, clamped to [-1, 1], of normalised ``latents`` (B, t, C, h, w).
 
-        All latents of a clip at once: every frame depends on all of them.
+        All latents of a clip at once: every frame depends on all of them. Warns where they are more than the weights
+        were trained on, of which nothing is known.
         """
         _, frames, _, height, width = latents.shape
         stride = self.spatial_stride
         self.latent_shape(pixel_frames(frames, self.temporal_stride), height * stride, width * stride)
+        if frames > TRAINED_LATENTS:
+            warnings.warn(
+                f"{frames} latent frames are decoded at once; OmniTokenizer was trained on {TRAINED_LATENTS}, "
+                f"{pixel_frames(TRAINED_LATENTS, self.temporal_stride)} frames",
+                stacklevel=2,
+            )
         values = latents * self.scale[:, None, None] + self.shift[:, None, None]
         pixels = torch.cat([self._pixels(chunk) for chunk in values.split(videos_per_chunk)])
         return rearrange(pixels.clamp(-1, 1), "b c t h w -> b t c h w").contiguous()
