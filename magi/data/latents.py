@@ -2,8 +2,8 @@
 
 The order is that of the videos it was made of: the same seed gives the same videos, and where each frame was encoded
 alone also the same intervals, starts and mirror images, whatever the number of workers and ranks (`magi.data.order`).
-Clips drawn beforehand are taken in turn: clip e mod M in epoch e. There is one difference: of a video whose damage shows
-only where it is decoded, the folder still gives the clips that end before the damage, and a cache has none.
+Clips drawn beforehand are taken in turn: clip e mod M in epoch e. There is one difference: of a video whose damage
+shows only where it is decoded, the folder still gives the clips that end before the damage, and a cache has none.
 
 ``B`` clips, ``T`` frames, ``t`` latent frames, ``C`` channels, ``h`` x ``w`` cells; ``k`` the interval.
 """
