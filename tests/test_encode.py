@@ -21,9 +21,10 @@ from torch import Tensor
 from magi import checkpoint, cli
 from magi.checkpoint import CheckpointError, load_tensors
 from magi.cli.encode import summary
+from magi.data import latent_store
 from magi.data.clips import Clips, LatentClips
 from magi.data.folder import list_videos
-from magi.data.latent_store import LatentStore, Record, is_store, read_store
+from magi.data.latent_store import LatentStore, Record, begin_store, is_store, read_store
 from magi.data.latents import diversity
 from magi.data.listing import Entry, Listing
 from magi.experiments.data import DataConfig
@@ -302,6 +303,27 @@ def test_unreadable_videos_keep_their_place_and_their_reason(videos: Path, tmp_p
     assert sum(record.bad is not None for shard in store.shards() for record in store.records(shard)) == 4
 
 
+def test_videos_that_the_source_has_no_more_do_not_stop_the_work(videos: Path, tmp_path: Path) -> None:
+    """The bad ones of a cache count only while they are asked for: to exclude them helps, as the error says it does,
+    and a video that was deleted before it was encoded is missed by nobody."""
+    more = shutil.copytree(videos, tmp_path / "videos")
+    (more / "two" / "junk.mp4").unlink()
+    names = tuple(f"{name}.mp4" for name in "abcd")
+    for name in names:
+        (more / name).write_text("no video")
+    with pytest.raises(ValueError, match="exclude them or raise max_bad_fraction"):
+        encoded(more, tmp_path / "cache", autoencoder(), videos_per_shard=4)
+    store = encoded(more, tmp_path / "cache", autoencoder(), videos_per_shard=4, data={"exclude": names})
+    assert all(store.has(shard) for shard in store.shards())
+    assert [entry.name for entry in store.listing.entries if entry.name in names] == []
+    begun = EncodeRun(DataConfig("folder", folder=folder_config(videos)), videos_per_shard=3, workers=0)
+    listing = Listing(more, tuple(Entry(f"gone-{number}.mp4") for number in range(6)))
+    recipe = recipe_of(begun, autoencoder(), fingerprint="toy", deviation=True)
+    begin_store(tmp_path / "begun", recipe, listing, tokenizer="toy", videos_per_shard=3)
+    store = encoded(videos, tmp_path / "begun", autoencoder())
+    assert all(store.has(shard) for shard in store.shards()) and len(store.sources) == 2
+
+
 def test_a_damaged_video_is_used_up_to_its_damage(videos: Path, tmp_path: Path) -> None:
     """As by the folder, and the record says so."""
     whole = (videos / "two" / "b.mp4").read_bytes()
@@ -335,6 +357,51 @@ def test_verify_names_what_is_damaged(videos: Path, tmp_path: Path, capsys: pyte
     source.write_bytes(source.read_bytes().replace(b"two/b", b"two/x"))
     with pytest.raises(CheckpointError, match=r"source\.json has the right size and another SHA-256"):
         read_store(store.root)
+
+
+def test_processes_that_begin_a_cache_together_do_not_refuse_each_other(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process puts the recipe between any two looks of this one: then the folder is the cache it looks for."""
+    out, begun = tmp_path / "cache", []
+    out.mkdir()
+    right, look = latent_store.is_store, Path.iterdir
+
+    def others() -> None:
+        if not begun:
+            begun.append(True)
+            encoded(videos, out, autoencoder())
+
+    def is_store(place: Path) -> bool:
+        before = right(place)
+        others()
+        return before
+
+    def iterdir(place: Path) -> Any:
+        before = list(look(place))
+        if place == out:
+            others()
+        return iter(before)
+
+    monkeypatch.setattr(latent_store, "is_store", is_store)
+    encoded(videos, out, autoencoder())
+    shutil.rmtree(out)
+    out.mkdir()
+    begun.clear()
+    monkeypatch.setattr(latent_store, "is_store", right)
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    encoded(videos, out, autoencoder())
+    assert begun
+
+
+def test_two_runs_of_one_share_are_told_so(videos: Path, tmp_path: Path) -> None:
+    """The later one to finish a shard leaves that of the other alone, and says what to do."""
+    store = encoded(videos, tmp_path / "cache", autoencoder())
+    shard = next(store.shards())
+    before = files(store.root)
+    with pytest.raises(ValueError, match=r"shard-000-00000 was written by another process .* its RANK and WORLD_SIZE"):
+        store.write(shard, {}, store.records(shard))
+    assert files(store.root) == before
 
 
 def test_a_folder_of_something_else_is_not_written_into(videos: Path) -> None:
@@ -490,6 +557,7 @@ FITTING = "--data.latents.size 16 --data.latents.num-frames 5"
         ("encode world64 --out x", "the world is drawn as fast as latents are read"),
         ("encode tiny --data VIDEOS --out x", "with which tokenizer"),
         ("encode tiny --data CACHE --tokenizer pixel --out x", "is a latent cache already"),
+        ("encode tiny --data VIDEOS --tokenizer pixel --data.folder.bad-files x --out x", "bad-files has no effect"),
         ("encode --verify VIDEOS", "is no latent cache"),
         ("tokenizer train tiny --data CACHE --out x", "holds latents, and here pixels are needed"),
         (f"train tiny --data CACHE --tokenizer own --out x {FITTING}", "latents have a tokenizer already"),

@@ -6,6 +6,7 @@ Every video of the fixtures is a grey ramp: the level of a frame tells its index
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import random
 import warnings
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from magi.data.clips import Clips
 from magi.data.folder import FolderConfig, FolderSource
-from magi.video import Frames, IsolatedVideo, write_video
+from magi.video import BadVideo, Frames, IsolatedVideo, reading, seeking, write_video
 from magi.video.seeking import SoughtVideo
+from magi.video.untrusted import open_stream
 
 LENGTHS = [4, 9, 10, 17, 30, 61, 62, 80]  # frames of the videos 0, 1, ...
 
@@ -127,7 +129,9 @@ def test_a_video_that_was_too_short_is_not_decoded_again(folder: Path, monkeypat
     settings = config(folder, interval_rule="reject", cache_mb=0, isolate=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        FolderSource(settings).clips(range(100))
+        source = FolderSource(settings)
+        opened.clear()  # the first look
+        source.clips(range(100))
     assert 100 <= len(opened) <= 108
 
 
@@ -251,7 +255,8 @@ def test_frames_are_kept_as_far_as_there_is_room(folder: Path, monkeypatch: pyte
     wanted: list[int] = []
 
     def counted(video: Any, indices: Any = None, **options: Any) -> Any:
-        wanted.append(len(video.times) if indices is None else len(indices))
+        if len(video.times) > 1:  # not the first frame of each, which is looked at when the source is made
+            wanted.append(len(video.times) if indices is None else len(indices))
         return read(video, indices, **options)
 
     kind = IsolatedVideo if isolate else SoughtVideo
@@ -268,7 +273,39 @@ def test_frames_are_kept_as_far_as_there_is_room(folder: Path, monkeypatch: pyte
     assert 0 < sum(frames.nbytes for frames in source._frames.values()) <= 100_000 and source._free_bytes >= 0
 
 
+def test_a_video_that_cannot_be_kept_whole_is_tried_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clips are read alone from then on, and the room it would have taken is for others: no clip depends on it."""
+    expected = FolderSource(config(folder, isolate=False)).clips(range(24))
+    read, whole = SoughtVideo.rgb, Counter[Path]()
+
+    def torn(video: SoughtVideo, indices: Any = None, **options: Any) -> Frames:
+        if indices is None:
+            whole[video.path] += 1
+            raise BadVideo(video.path, "takes too long")
+        return read(video, indices, **options)
+
+    monkeypatch.setattr(SoughtVideo, "rgb", torn)
+    source = FolderSource(config(folder, isolate=False))
+    assert_same(source.clips(range(24)), expected)
+    assert set(whole.values()) == {1} and len(whole) == len(LENGTHS)
+    packets = sum(video.num_bytes for video in source._videos.values())
+    assert source._free_bytes + packets == source.config.cache_mb * 2**20 and not source.bad
+
+
 # Bad videos
+
+
+def test_an_isolated_source_opens_no_video_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when it is made: a file that crashes the decoder is only a bad video."""
+    here = os.getpid()
+
+    def opened(path: Path) -> Any:
+        assert os.getpid() != here, f"{path} is opened in the process that trains"
+        return open_stream(path)
+
+    for module in (reading, seeking):
+        monkeypatch.setattr(module, "open_stream", opened)
+    assert len(FolderSource(config(folder, isolate=True)).clips(range(8)).sample) == 8
 
 
 @pytest.fixture

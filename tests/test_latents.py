@@ -133,6 +133,18 @@ def test_a_source_that_has_grown_keeps_the_folders_order(videos: Path, tmp_path:
     assert_close(found.mean, autoencoder().posterior(to_pixels(clips.video)).mean)
 
 
+def test_videos_that_were_taken_out_are_not_met(videos: Path, tmp_path: Path) -> None:
+    """Their latents stay on the disk, in the place of no other video: not of the last one either."""
+    encoded(videos, tmp_path / "cache", autoencoder())
+    config = folder_config(videos, exclude=("two/d.mp4", "two/junk.mp4"))
+    encoded(videos, tmp_path / "cache", autoencoder(), data={"exclude": config.exclude})
+    clips, source = FolderSource(config).clips(range(40)), opened(tmp_path / "cache", config)
+    assert not source.bad and len(source.store.listing.entries) == 5
+    found = source.clips(range(40))
+    assert torch.equal(found.interval, clips.interval)
+    assert_close(found.mean, autoencoder().posterior(to_pixels(clips.video)).mean)
+
+
 def test_clips_are_a_function_of_their_position(frames: Path, drawn: Path, videos: Path) -> None:
     """Asked one by one, backwards, by a pickled copy: the same bits."""
     for cache, config in ((frames, folder_config(videos)), (drawn, folder_config(videos, **CAUSAL))):

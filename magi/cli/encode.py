@@ -103,6 +103,8 @@ def check(run: EncodeRun) -> None:
         raise ValueError(f"{run.data.latents.path} is a latent cache already; give --data FOLDER, one of videos")
     if not run.data.folder.path:
         raise ValueError("which videos? Give --data FOLDER")
+    if run.data.folder.bad_files is not None:
+        raise ValueError("--data.folder.bad-files has no effect here: the cache itself says which videos are bad")
     if run.tokenizer == OWN:
         raise ValueError(
             "with which tokenizer? Give --tokenizer NAME; magi tokenizer train makes one of these videos in RUN/release"

@@ -25,9 +25,11 @@ from magi.data.clips import Clips
 from magi.data.index import index_file, load_index
 from magi.data.listing import Entry, Listing
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
-from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, probe, ticks
+from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, ticks
 
-FIRST_LOOK = 8  # videos probed when the source is made, so that a folder of the wrong kind fails at once
+FIRST_LOOK = (
+    8  # videos whose first frame is read when the source is made, so that a folder of the wrong kind fails at once
+)
 TOLERATED = 2  # bad videos that do not stop a run, however small the folder
 FAIR_SAMPLE = 1000  # videos to be opened before their bad fraction speaks for the folder
 MANY = 50_000  # videos from which on looking for them at every start is worth a word
@@ -111,13 +113,14 @@ class FolderSource:
         self._open = IsolatedReader().open if config.isolate else open_video
         self._videos: dict[Path, ReadableVideo] = {}
         self._frames: dict[Path, Frames] = {}  # all frames of a video, as large as clips are
+        self._never_whole: set[Path] = set()  # videos of which not all frames can be read
         self._free_bytes = config.cache_mb * 2**20
         count = len(self.listing.entries)
         for number in np.linspace(0, count - 1, min(FIRST_LOOK, count), dtype=int).tolist():
             path = self.listing.path(number)
             self._opened.add(path)
             try:
-                probe(path)
+                self._open(path, max_frames=1).rgb([0], size=config.size)
             except BadVideo as error:
                 self._note(path, error)
 
@@ -195,11 +198,14 @@ class FolderSource:
         if self.config.crop == "random":
             return video.rgb(indices, size=size, top=draws.top, left=draws.left)
         if path not in self._frames:
-            if not self._reserve(len(video.times) * size * size * 3):
+            num_bytes = len(video.times) * size * size * 3
+            if path in self._never_whole or not self._reserve(num_bytes):
                 return video.rgb(indices, size=size)
             try:
                 self._frames[path] = video.rgb(size=size)
             except BadVideo:  # perhaps not these frames
+                self._never_whole.add(path)
+                self._free_bytes += num_bytes
                 return video.rgb(indices, size=size)
         return self._frames[path][indices]
 

@@ -196,7 +196,17 @@ class LatentStore:
         return (self.root / shard.name).is_dir()
 
     def write(self, shard: Shard, tensors: Mapping[str, Tensor], records: Sequence[Record]) -> None:
-        """Put a whole shard into its place."""
+        """Put a whole shard into its place.
+
+        Raises:
+            ValueError: another process did so meanwhile.
+            CheckpointError: the disk has no room.
+        """
+        if self.has(shard):
+            raise ValueError(
+                f"{self.root / shard.name} was written by another process meanwhile: two runs do the same share of "
+                "this cache. Let one of them end, or give each its RANK and WORLD_SIZE"
+            )
         assert [record.name for record in records] == [entry.name for entry in shard.entries]
         plain = [{name: value for name, value in asdict(record).items() if value} for record in records]
         checkpoint.save(self.root / shard.name, {"latents": tensors}, {"videos.json": {"videos": plain}})
@@ -276,7 +286,8 @@ def begin_store(
         ValueError: what is there was made by another recipe; with every difference, both values.
     """
     root = Path(root)
-    if root.exists() and not is_store(root) and any(not path.name.startswith(".") for path in root.iterdir()):
+    # In this order: a process that begins the cache meanwhile puts the recipe before anything else that is seen.
+    if root.exists() and any(not path.name.startswith(".") for path in root.iterdir()) and not is_store(root):
         raise ValueError(f"{root} is neither empty nor a latent cache; give another --out")
     if videos_per_shard < 1:
         raise ValueError(f"videos_per_shard must be at least 1, got {videos_per_shard}")

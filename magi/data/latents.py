@@ -2,7 +2,8 @@
 
 The order is that of the videos it was made of: the same seed gives the same videos, and where each frame was encoded
 alone also the same intervals, starts and mirror images, whatever the number of workers and ranks (`magi.data.order`).
-Clips drawn beforehand are taken in turn: clip e mod M in epoch e.
+Clips drawn beforehand are taken in turn: clip e mod M in epoch e. There is one difference: of a video whose damage
+shows only where it is decoded, the folder still gives the clips that end before the damage, and a cache has none.
 
 ``B`` clips, ``T`` frames, ``t`` latent frames, ``C`` channels, ``h`` x ``w`` cells; ``k`` the interval.
 """
@@ -76,25 +77,25 @@ class LatentSource:
                 f"{config.path} is not finished: {len(missing)} of {len(shards)} shards are missing, {missing[0]} "
                 "first; run magi encode again"
             )
-        places = {}
-        self.bad: dict[int, str] = {}  # by number of the video, why it cannot be used
-        for number, shard in enumerate(shards):
-            for row, (entry, record) in enumerate(zip(shard.entries, store.records(shard), strict=True)):
-                places[entry.name, entry.num_bytes] = (number, row, record)
         entries = store.listing.entries
+        numbers = {(entry.name, entry.num_bytes): number for number, entry in enumerate(entries)}
+        clips = store.recipe.drawn.per_video if store.recipe.drawn else 0
+        self.bad: dict[int, str] = {}  # by number of the video, why it cannot be used
         self._shards = [store.root / shard.name for shard in shards]
         self._place = np.full((len(entries), 2), NOWHERE, dtype=np.int32)  # shard and row of each video
         self._frames = np.zeros(len(entries), dtype=np.int32)  # at the nominal rate
         self._uneven = np.zeros(len(entries), dtype=bool)
-        clips = store.recipe.drawn.per_video if store.recipe.drawn else 0
         self._interval = np.zeros((len(entries), clips), dtype=np.int16)  # of drawn clips; 0 where there is none
-        for number, entry in enumerate(entries):
-            shard_number, row, record = places[entry.name, entry.num_bytes]
-            self._place[number] = shard_number, row
-            self._frames[number], self._uneven[number] = record.num_frames, record.uneven
-            self._interval[number] = [slot.interval if slot else 0 for slot in record.slots] or 0
-            if record.bad is not None:
-                self.bad[number] = record.bad
+        for shard_number, shard in enumerate(shards):  # the records of one are let go before the next: they are large
+            for row, (entry, record) in enumerate(zip(shard.entries, store.records(shard), strict=True)):
+                number = numbers.get((entry.name, entry.num_bytes), NOWHERE)
+                if number == NOWHERE:  # the source has it no more
+                    continue
+                self._place[number] = shard_number, row
+                self._frames[number], self._uneven[number] = record.num_frames, record.uneven
+                self._interval[number] = [slot.interval if slot else 0 for slot in record.slots] or 0
+                if record.bad is not None:
+                    self.bad[number] = record.bad
         self._labels = [entry.label for entry in entries]
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._tell_unused()

@@ -173,11 +173,11 @@ def encode(
     recipe = recipe_of(run, tokenizer, fingerprint=fingerprint, deviation=has_deviation)
     store = begin_store(out, recipe, listing, tokenizer=run.tokenizer, videos_per_shard=run.videos_per_shard)
     mine = list(store.shards())[rank::world_size]
-    watched = _BadOnes(run.data.folder, len(listing.entries))
+    watched = _BadOnes(run.data.folder, listing)
     for shard in mine:
         store.sweep(shard.name)
         if store.has(shard):
-            watched.note(store.records(shard))
+            watched.note(shard.entries, store.records(shard))
     waiting = [shard for shard in mine if not store.has(shard)]
     entries = [entry for shard in waiting for entry in shard.entries]
     opener = opener_of_threads() if run.data.folder.isolate else open_video
@@ -196,7 +196,7 @@ def encode(
             if tell is not None:
                 tell(done, len(entries))
         store.write(shard, tensors, records)
-        watched.note(records)
+        watched.note(shard.entries, records)
     if rank == 0:
         store.sweep("recipe", "source")  # both are there, so nobody writes them any more
     return store
@@ -325,15 +325,20 @@ def _probed_shape(run: EncodeRun, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 class _BadOnes:
-    """Tells of every unusable video once, and stops when there are too many, by the rule of the folder source."""
+    """Tells of every unusable video once, and stops when there are too many, by the rule of the folder source.
 
-    def __init__(self, config: FolderConfig, num_videos: int) -> None:
-        self._config, self._num_videos = config, num_videos
+    A cache may hold videos that its source has no more, such as those that were excluded when they turned out bad.
+    """
+
+    def __init__(self, config: FolderConfig, listing: Listing) -> None:
+        self._config, self._wanted = config, {(entry.name, entry.num_bytes) for entry in listing.entries}
         self._opened = self._bad = 0
 
-    def note(self, records: Sequence[Record]) -> None:
+    def note(self, entries: Sequence[Entry], records: Sequence[Record]) -> None:
         last = ""
-        for record in records:
+        for entry, record in zip(entries, records, strict=True):
+            if (entry.name, entry.num_bytes) not in self._wanted:
+                continue
             self._opened += 1
             if record.bad is not None:
                 self._bad += 1
@@ -341,7 +346,7 @@ class _BadOnes:
                 warnings.warn(f"not used: {last}", stacklevel=3)
             elif record.problem is not None:
                 warnings.warn(f"only the beginning is used of {record.name}: {record.problem}", stacklevel=3)
-        trusted = max(self._opened, min(self._num_videos, FAIR_SAMPLE))
+        trusted = max(self._opened, min(len(self._wanted), FAIR_SAMPLE))
         if self._bad > max(TOLERATED, self._config.max_bad_fraction * trusted):
             raise ValueError(
                 f"{self._config.path}: {self._bad} of the {self._opened} videos opened so far cannot be read; exclude "

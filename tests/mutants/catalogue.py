@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from magi import checkpoint
-from magi.data import index, latents
+from magi.data import folder, index, latents
 from magi.data.journal import Journal
 from magi.data.latents import LatentSource
 from magi.data.order import ClipShape, candidates, draws_of
@@ -304,6 +305,19 @@ EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME, SEEKING, ISOLAT
     f"tests/test_{name}.py::"
     for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume", "seeking", "isolated")
 )
+
+
+def bad_ones_never_forgotten(patch: MonkeyPatch) -> None:
+    """Count the bad videos of a cache whether or not the source still has them."""
+    right = encode._BadOnes.note
+
+    def wrong(self: encode._BadOnes, entries: Any, records: Any) -> None:
+        self._wanted |= {(entry.name, entry.num_bytes) for entry in entries}
+        right(self, entries, records)
+
+    patch.setattr(encode._BadOnes, "note", wrong)
+
+
 LATENTS, ENCODE = (f"tests/test_{name}.py::" for name in ("latents", "encode"))
 INDEX = "tests/test_index.py::"
 CTF_MATRIX = FORCING + "test_ctf_streams_depend_on_the_past_alone[ctf-token-3]"
@@ -508,5 +522,15 @@ MUTANTS = [
         "a decoder that hangs outlives its parent",
         lambda patch: patch.setattr(child.signal, "setitimer", lambda *_: None),
         (ISOLATED + "test_it_does_not_outlive_a_parent_that_was_killed[busy]",),
+    ),
+    Mutant(
+        "excluding bad videos does not help a cache",
+        bad_ones_never_forgotten,
+        (ENCODE + "test_videos_that_the_source_has_no_more_do_not_stop_the_work",),
+    ),
+    Mutant(
+        "an isolated source decodes in its own process",
+        lambda patch: patch.setattr(folder, "IsolatedReader", lambda: SimpleNamespace(open=folder.open_video)),
+        ("tests/test_folder.py::test_an_isolated_source_opens_no_video_itself",),
     ),
 ]
