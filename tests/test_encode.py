@@ -11,6 +11,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,22 @@ from magi.checkpoint import CheckpointError, load_tensors
 from magi.cli.encode import summary
 from magi.data import latent_store
 from magi.data.clips import Clips, LatentClips
-from magi.data.folder import list_videos
+from magi.data.folder import FolderSource, list_videos
 from magi.data.latent_store import LatentStore, Record, begin_store, is_store, read_store
-from magi.data.latents import diversity
+from magi.data.latents import LatentSource, diversity
 from magi.data.listing import Entry, Listing
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, read, recipe_of, share_of_environment
+from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, recipe_of, share_of_environment
 from magi.experiments.video import pictures, preparation
 from magi.sampling.release import load
 from magi.tokenizers.autoencoder import Autoencoder
 from magi.tokenizers.protocol import Posterior, to_pixels
 from magi.tokenizers.store import fingerprint, save_autoencoder
-from tests.toy_cache import Causal, autoencoder, encoded, folder_config, make_videos
+from tests.test_seeking import hurt
+from tests.toy_cache import Causal, autoencoder, encoded, folder_config, latent_config, make_videos
 from tests.toys import tiny
+from tests.videos import encode as video_file
+from tests.videos import moving
 
 Files = dict[str, bytes]
 
@@ -324,18 +328,26 @@ def test_videos_that_the_source_has_no_more_do_not_stop_the_work(videos: Path, t
     assert all(store.has(shard) for shard in store.shards()) and len(store.sources) == 2
 
 
-def test_a_damaged_video_is_used_up_to_its_damage(videos: Path, tmp_path: Path) -> None:
-    """As by the folder, and the record says so."""
-    whole = (videos / "two" / "b.mp4").read_bytes()
-    (tmp_path / "cut").mkdir()
-    for name in ("one.mp4", "two.mp4"):
-        (tmp_path / "cut" / name).write_bytes(whole if name == "one.mp4" else whole[: len(whole) * 2 // 3])
-    recipe = recipe_of(
-        EncodeRun(DataConfig("folder", folder=folder_config(videos))), autoencoder(), fingerprint="", deviation=True
-    )
-    sound, cut = (read(tmp_path / "cut" / name, name, recipe).record for name in ("one.mp4", "two.mp4"))
-    assert sound.problem is None and sound.num_frames == 30
-    assert cut.bad or (cut.problem and 0 < cut.num_frames < 30)
+def test_a_damaged_video_gives_the_clips_that_the_folder_gives(tmp_path: Path) -> None:
+    """Damage between key frames 20 and 40 is found only while decoding. Clips that need what it spoilt are passed over,
+    those before and behind it are taken, and the cache does the same, sample by sample."""
+    options = {"g": "20", "crf": "4", "bf": "0", "x264-params": "scenecut=0"}
+    (tmp_path / "videos").mkdir()
+    for name in ("a", "b", "c"):
+        video_file(tmp_path / "videos" / f"{name}.mp4", moving(60, 32, 32), options=options)
+    hurt(tmp_path / "videos" / "b.mp4", 30, tmp_path / "videos" / "b.mp4")
+    config = replace(folder_config(tmp_path / "videos"), max_interval=20, max_bad_fraction=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = encoded(tmp_path / "videos", tmp_path / "cache", autoencoder(), data={"max_interval": 20})
+        folder = FolderSource(config).clips(range(60))
+        cached = LatentSource(latent_config(tmp_path / "cache", config)).clips(range(60))
+    (record,) = [record for shard in store.shards() for record in store.records(shard) if record.name == "b.mp4"]
+    assert record.num_frames == 60 and record.bad is None and record.problem is not None
+    assert "ends after 30 frames" in record.problem
+    assert torch.equal(cached.interval, folder.interval)
+    latents = autoencoder().encode(to_pixels(folder.video))
+    torch.testing.assert_close(cached.mean, latents, rtol=2e-3, atol=2e-3)
 
 
 def test_verify_names_what_is_damaged(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,19 +229,13 @@ def test_drawn_clips_take_turns(videos: Path, tmp_path: Path) -> None:
     assert sum(times.values()) == 60 and Counter(times.values())[2] >= 20
 
 
-def test_rejected_clips_pass_to_the_next_video(videos: Path, tmp_path: Path) -> None:
-    """Under "reject" a clip too long for its video is not there: no interval is told that was not used, and the ids of
-    all clips are those of the draws that fitted."""
+def test_rejection_cannot_be_drawn_beforehand(videos: Path, tmp_path: Path) -> None:
+    """Under "reject" all intervals are equally frequent because another video takes the place of one too short. Of
+    clips drawn video by video the long ones would be rare, so this is refused instead of being something else."""
     data = {"num_frames": 5, "max_interval": 5, "interval_rule": "reject"}
-    store = encoded(videos, tmp_path / "cache", Causal(), data=data, clips_per_video=6)
-    assert store.recipe.drawn is not None and store.recipe.drawn.interval_rule == "reject"
-    records = [record for shard in store.shards() for record in store.records(shard)]
-    slots = [slot for record in records for slot in record.slots]
-    assert None in slots
-    for record in records:
-        assert all(slot.start + 4 * slot.interval < record.num_frames for slot in record.slots if slot)
-    found = opened(store.root, folder_config(videos, **data)).clips(range(42))
-    assert set(found.interval.tolist()) <= {slot.interval for slot in slots if slot}
+    with pytest.raises(ValueError, match=r"interval_rule reject keeps all intervals equally frequent.*take clamp, or"):
+        encoded(videos, tmp_path / "cache", Causal(), data=data, clips_per_video=6)
+    assert not (tmp_path / "cache").exists()
 
 
 # What a cache costs
@@ -268,22 +262,15 @@ def test_costs_are_those_of_the_files(videos: Path, frames: Path, drawn: Path) -
         assert told == (one.mean.numel() + one.deviation.numel()) * 2
 
 
-@pytest.mark.parametrize("rule", ["clamp", "reject"])
 @pytest.mark.parametrize("clips", [1, 8, 40])
-def test_diversity_is_the_expected_number_of_different_draws(rule: Any, clips: int) -> None:
+def test_diversity_is_the_expected_number_of_different_draws(clips: int) -> None:
     """Against counting the draws of 150 videos; and possible are all that could be counted."""
-    drawn = DrawnClips(per_video=clips, num_frames=5, min_interval=1, max_interval=7, interval_rule=rule)
+    drawn = DrawnClips(per_video=clips, num_frames=5, min_interval=1, max_interval=7, interval_rule="clamp")
     recipe = replace(RECIPE, temporal_stride=4, drawn=drawn)
     cost = cache_cost(recipe, drawn.shape, num_videos=150, frames_per_video=23)
-    counts = []
-    for video in range(150):
-        met = set()
-        for clip in range(clips):
-            try:
-                met.add(drawn.shape.place(23, drawn.draws(f"{video}.mp4", clip)))
-            except TooFew:
-                assert rule == "reject"
-        counts.append(len(met))
+    counts = [
+        len({drawn.shape.place(23, drawn.draws(f"{video}.mp4", clip)) for clip in range(clips)}) for video in range(150)
+    ]
     assert np.mean(counts) == pytest.approx(cost.distinct, rel=0.03 if clips > 1 else 0.15)
     assert cost.possible == sum(23 - 4 * k for k in range(1, 6)) >= max(counts)
     assert cache_cost(replace(RECIPE, drawn=None), ClipShape(5, 1, 7), num_videos=1, frames_per_video=23).distinct == 55

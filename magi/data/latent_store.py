@@ -35,6 +35,8 @@ from magi.seeds import generator
 FORMAT = 1
 Crop = Literal["centre", "random"]
 Precision = Literal["float16", "bfloat16", "float32"]
+ComputedIn = Literal["fp32", "bf16"]
+NOWHERE = -1
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -56,6 +58,11 @@ class DrawnClips:
     def __post_init__(self) -> None:
         if self.per_video < 1:
             raise ValueError(f"clips_per_video must be at least 1, got {self.per_video}")
+        if self.interval_rule == "reject":
+            raise ValueError(
+                "interval_rule reject keeps all intervals equally frequent by taking another video, which clips that "
+                "are drawn of each video beforehand cannot: take clamp, or train from the videos"
+            )
         _ = self.shape
 
     @property
@@ -93,6 +100,8 @@ class Recipe:
     deviation: bool
     """Whether the deviations of the posterior are stored beside its means."""
     dtype: Precision = "float16"
+    precision: ComputedIn = "fp32"
+    """Of the tokenizer while it encoded."""
     drawn: DrawnClips | None = None
     """None where each frame is encoded alone, whose latents serve every interval and start."""
 
@@ -144,11 +153,12 @@ class Record:
     slots: tuple[Slot | None, ...] = ()
     """Of the M drawn clips; None for one that did not fit into the video."""
     uneven: bool = False
-    """Whether its rate varies: then `shown` tells which stored frame each tick shows."""
+    """Whether its rate varies, or damage has left gaps: then `shown` tells which stored frame each tick shows, or
+    `NOWHERE`."""
     bad: str | None = None
     """Why it cannot be used."""
     problem: str | None = None
-    """Why only its beginning is used."""
+    """Why only some of it is used."""
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,10 @@ from torch import Tensor
 from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
 from magi.data.clips import LatentClips
-from magi.data.latent_store import DTYPES, Crop, Recipe, Slot, open_shard, read_store
+from magi.data.latent_store import DTYPES, NOWHERE, Crop, Recipe, Slot, open_shard, read_store
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
 
 MOST_OPEN = 256  # shards mapped at once by a process
-NOWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -143,6 +142,8 @@ class LatentSource:
         if not self._uneven[number]:
             return interval, self._read(number, shard, f"{row:05d}/{side}", slice(start, end, interval))
         shown = self._part(shard, f"{row:05d}/shown", slice(start, end, interval))
+        if bool((shown == NOWHERE).any()):  # damaged there
+            return None
         first = int(shown[0])
         moments = self._read(number, shard, f"{row:05d}/{side}", slice(first, int(shown[-1]) + 1, 1))
         return interval, [values[(shown - first).long()] for values in moments]

@@ -30,6 +30,7 @@ from magi.choices import check_choices
 from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig
 from magi.data.latent_store import (
     DTYPES,
+    NOWHERE,
     DrawnClips,
     LatentStore,
     Precision,
@@ -42,6 +43,7 @@ from magi.data.latent_store import (
 from magi.data.listing import Entry, Listing
 from magi.data.order import TooFew
 from magi.experiments.data import DataConfig
+from magi.tokenizers.precision import ComputedIn, posterior_in
 from magi.tokenizers.protocol import Tokenizer, latent_frames, to_pixels
 from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, ticks
 
@@ -65,6 +67,8 @@ class EncodeRun:
     tokenizer: str = "pixel:4"
     """A tokenizer by name or folder."""
     dtype: Precision = "float16"
+    precision: ComputedIn = "fp32"
+    """Of the tokenizer: bf16 autocast is several times faster on a GPU, and rounds latents by about half a percent."""
     deviation: bool = True
     """Store the deviations too, twice the size, so that every epoch can sample the latents anew."""
     clips_per_video: int | None = None
@@ -89,7 +93,7 @@ class Decoded:
 
     record: Record
     frames: Tensor | None = None  # (F, 3, S, S) uint8, or clips (M, T, 3, S, S)
-    shown: NDArray[np.int64] | None = None  # (ticks,) of the frames, where the rate varies
+    shown: NDArray[np.int64] | None = None  # (ticks,) of the frames, where the rate varies or damage has left gaps
 
 
 def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviation: bool) -> Recipe:
@@ -129,6 +133,7 @@ def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviati
         max_frames=data.max_frames,
         deviation=run.deviation and deviation,
         dtype=run.dtype,
+        precision=run.precision,
         drawn=drawn if stride > 1 else None,
     )
 
@@ -251,16 +256,59 @@ def read(path: Path, name: str, recipe: Recipe, opener: Opener = open_video) -> 
         shown = ticks(decoded.times)
         record = Record(name, len(shown), problem=decoded.problem)
         if recipe.drawn is not None:
-            slots = _place(name, len(shown), recipe)
-            clips = [_clip(decoded, slot, recipe) for slot in slots if slot is not None]
-            return Decoded(replace(record, slots=slots), _tensor(np.stack(clips)) if clips else None)
-        used, rows = np.unique(shown, return_inverse=True)
-        chunks = [used[first : first + FRAMES_AT_ONCE] for first in range(0, len(used), FRAMES_AT_ONCE)]
-        frames = np.concatenate([decoded.rgb(chunk, size=recipe.size) for chunk in chunks])
-        uneven = len(used) != len(shown)
-        return Decoded(replace(record, uneven=uneven), _tensor(frames), rows if uneven else None)
+            return _read_clips(decoded, record, recipe)
+        used, places = np.unique(shown, return_inverse=True)
+        frames, problem = _read_frames(decoded, used, size=recipe.size)
+        there = np.array([frame is not None for frame in frames])
+        if not there.any():
+            return Decoded(Record(name, bad=problem))
+        rows = np.where(there, np.cumsum(there) - 1, NOWHERE)[places]
+        uneven = len(used) != len(shown) or not there.all()
+        record = replace(record, uneven=uneven, problem=problem or record.problem)
+        kept = np.stack([frame for frame in frames if frame is not None])
+        return Decoded(record, _tensor(kept), rows if uneven else None)
     except BadVideo as error:
         return Decoded(Record(name, bad=error.reason if error.path == str(path) else str(error)))
+
+
+def _read_frames(
+    decoded: ReadableVideo, indices: NDArray[np.int64], *, size: int
+) -> tuple[list[Frames | None], str | None]:
+    """Frames (S, S, 3), None for those that damage has spoilt, and what is wrong with the first of these.
+
+    Training from the videos passes over the clips that need such a frame and takes the others, so the cache must too.
+    """
+    frames: list[Frames | None] = []
+    problem = None
+    for first in range(0, len(indices), FRAMES_AT_ONCE):
+        chunk = indices[first : first + FRAMES_AT_ONCE]
+        try:
+            frames += list(decoded.rgb(chunk, size=size))
+            continue
+        except BadVideo:  # some of them
+            pass
+        for index in chunk:
+            try:
+                frames.append(decoded.rgb([int(index)], size=size)[0])
+            except BadVideo as error:
+                frames.append(None)
+                problem = problem or error.reason
+    return frames, problem
+
+
+def _read_clips(decoded: ReadableVideo, record: Record, recipe: Recipe) -> Decoded:
+    """The drawn clips (M, T, S, S, 3), without those that do not fit or that damage has spoilt."""
+    clips, slots, problem = [], list(_place(record.name, record.num_frames, recipe)), record.problem
+    for place, slot in enumerate(slots):
+        try:
+            if slot is not None:
+                clips.append(_clip(decoded, slot, recipe))
+        except BadVideo as error:
+            slots[place], problem = None, problem or error.reason
+    if problem and not clips:
+        return Decoded(Record(record.name, bad=problem))
+    record = replace(record, slots=tuple(slots), problem=problem)
+    return Decoded(record, _tensor(np.stack(clips)) if clips else None)
 
 
 def _place(name: str, num_frames: int, recipe: Recipe) -> tuple[Slot | None, ...]:
@@ -308,7 +356,7 @@ def _latents(
         moments: dict[str, list[Tensor]] = {name: [] for name in recipe.moments}
         for batch in clips.split(at_once):
             pixels = to_pixels((batch.flip(-1) if side else batch).to(device))
-            posterior = tokenizer.posterior(pixels)
+            posterior = posterior_in(run.precision, tokenizer, pixels)
             shape = (len(batch), latent_frames(clips.shape[1], recipe.temporal_stride), *recipe.latent_shape)
             for name, values in (("mean", posterior.mean), ("deviation", posterior.deviation)):
                 if name in moments:
@@ -345,7 +393,7 @@ class _BadOnes:
                 last = f"{record.name}: {record.bad}"
                 warnings.warn(f"not used: {last}", stacklevel=3)
             elif record.problem is not None:
-                warnings.warn(f"only the beginning is used of {record.name}: {record.problem}", stacklevel=3)
+                warnings.warn(f"not all is used of {record.name}: {record.problem}", stacklevel=3)
         trusted = max(self._opened, min(len(self._wanted), FAIR_SAMPLE))
         if self._bad > max(TOLERATED, self._config.max_bad_fraction * trusted):
             raise ValueError(

@@ -23,5 +23,7 @@ def posterior_in(precision: ComputedIn, tokenizer: Tokenizer, pixels: Tensor) ->
     """
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bf16"):
         posterior = tokenizer.posterior(pixels)
+    if precision == "fp32":
+        return posterior
     deviation = posterior.deviation
     return Posterior(posterior.mean.float(), None if deviation is None else deviation.float())
