@@ -25,7 +25,7 @@ from magi.data.index import build_index, index_file, load_index
 from magi.data.journal import Journal
 from magi.data.lengths import count_all, drawn_intervals, expected_shares, videos_that_fit
 from magi.data.order import ClipShape
-from magi.video import find_videos
+from magi.video import child, find_videos
 from tests.trees import kinetics_table, ucf_name, ucf_tree, video_bytes, write
 
 
@@ -248,20 +248,32 @@ def test_what_cannot_be_read_is_listed_with_reasons(workers: int, real: Path, tm
     assert {record["path"]: record["reason"] for record in listed} == loaded.unreadable
 
 
-def test_a_video_that_kills_its_process_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder's crash costs one process: that video is named, every other one is counted."""
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_video_that_kills_its_reader_stops_nothing(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """A decoder's crash costs the process that reads: that video is named, every other one is counted."""
+    good = real / "UCF-101" / ucf_name("Archery", 1, 1)
+    paths = [tmp_path / f"{number}.avi" for number in range(6)]
+    for path in paths:
+        path.symlink_to(good)
+    open_one = child.open_video
 
-    def count_frames(path: Path, **_options: Any) -> int:
-        if path.name == "13":
+    def opened(path: str, **options: Any) -> Any:
+        if path.endswith("/3.avi"):
             os.kill(os.getpid(), signal.SIGKILL)
-        return int(path.name)
+        return open_one(path, **options)
 
-    monkeypatch.setattr(lengths, "count_frames", count_frames)
-    monkeypatch.setattr(lengths, "CHUNK", 4)
+    monkeypatch.setattr(child, "open_video", opened)
+    monkeypatch.setattr(lengths, "CHUNK", 2)
+    lengths._reader.cache_clear()  # a process that was started before would not know
     found: dict[int, Any] = {}
-    for start, counts in count_all([Path(str(number)) for number in range(30)], workers=2):
+    for start, counts in count_all(paths, workers=workers):
         found.update(enumerate(counts, start=start))
-    assert found == {n: (n, None) if n != 13 else (None, "kills the process that reads it") for n in range(30)}
+    lengths._reader.cache_clear()
+    length, _ = found[0]
+    assert length > 0
+    assert found == {n: (length, None) if n != 3 else (None, "crashed the decoder (signal 9)") for n in range(6)}
 
 
 # Doubt

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magi.data.order import ClipShape, TooFew, candidates, draws_of
-from magi.video import BadVideo, open_video, ticks
+from magi.video import BadVideo, IsolatedReader, ticks
 
 CHUNK = 32  # videos that a process counts before it reports
 Count = tuple[int | None, str | None]  # frames, or why there are none
@@ -26,9 +26,15 @@ def count_frames(path: Path, *, max_frames: int | None = None) -> int:
     """Return how many frames a video has for intervals to be laid into: nominal periods, where its rate varies.
 
     Raises:
-        BadVideo: it cannot be read.
+        BadVideo: it cannot be read, or it breaks or holds up the process that reads it.
     """
-    return len(ticks(open_video(path, max_frames=max_frames).times))
+    return len(ticks(_reader().open(path, max_frames=max_frames).times))
+
+
+@cache
+def _reader() -> IsolatedReader:
+    """One for all videos that this process counts; a process that is forked starts its own."""
+    return IsolatedReader()
 
 
 def count_all(
@@ -38,44 +44,33 @@ def count_all(
 
     Args:
         paths: of the videos.
-        workers: processes; 1 counts in this one. A video that kills a process is named as bad, and stops nothing.
+        workers: processes; 1 counts in this one.
         max_frames: of a video that are looked at.
     """
     starts = iter(range(0, len(paths), CHUNK))
     if workers == 1:
         for start in starts:
-            yield start, [_count(path, max_frames) for path in paths[start : start + CHUNK]]
+            yield start, _count_some(paths[start : start + CHUNK], max_frames)
         return
-    suspects: list[int] = []
-    pool = _pool(workers)
+    # A process that is forked starts at once; what it needs of this one, which has threads, is only code.
+    kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(kind))
     running: dict[Future[list[Count]], int] = {}
     try:
         while True:
             for start in islice(starts, 2 * workers - len(running)):
                 running[pool.submit(_count_some, paths[start : start + CHUNK], max_frames)] = start
             if not running:
-                break
+                return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                start = running.pop(future)
-                try:
-                    yield start, future.result()
-                except BrokenProcessPool:  # which breaks all that are running
-                    suspects += [start, *running.values()]
-                    running.clear()
-                    pool.shutdown(wait=True)
-                    pool = _pool(workers)
-                    break
+                yield running.pop(future), future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    for start in suspects:
-        yield start, [_count_alone(path, max_frames) for path in paths[start : start + CHUNK]]
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A process that is forked starts at once; what it needs of this one, which has threads, is only code.
-    kind = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(kind))
+def _count_some(paths: Sequence[Path], max_frames: int | None) -> list[Count]:
+    return [_count(path, max_frames) for path in paths]
 
 
 def _count(path: Path, max_frames: int | None) -> Count:
@@ -83,18 +78,6 @@ def _count(path: Path, max_frames: int | None) -> Count:
         return count_frames(path, max_frames=max_frames), None
     except BadVideo as error:
         return None, error.reason if error.path == str(path) else str(error)
-
-
-def _count_some(paths: Sequence[Path], max_frames: int | None) -> list[Count]:
-    return [_count(path, max_frames) for path in paths]
-
-
-def _count_alone(path: Path, max_frames: int | None) -> Count:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(_count, path, max_frames).result()
-        except BrokenProcessPool:
-            return None, "kills the process that reads it"
 
 
 def expected_shares(lengths: NDArray[np.int64], shape: ClipShape) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,11 +139,12 @@ def _settle(keep: set[int], memory_bytes: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which may want to finish what it does
         signal.signal(number, signal.SIG_IGN)
-    first = 3
-    for pipe in sorted(keep):  # an end of a pipe that is held open here would hide from others that the parent died
-        os.closerange(first, pipe)
-        first = pipe + 1
-    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+    # An end of a pipe that is held open here would hide from others that the parent died. Asking which files are open
+    # beats closing all that could be, which may be a billion.
+    for file in map(int, os.listdir("/dev/fd")):
+        if file > 2 and file not in keep:
+            with suppress(OSError):  # the listing itself
+                os.close(file)
     torch.set_num_threads(1)  # the threads of the parent are not here
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     statm = Path("/proc/self/statm")
