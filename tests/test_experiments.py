@@ -52,6 +52,8 @@ def test_experiments_are_the_papers(
     assert 0.5 ** (batch / train.ema_half_life) == pytest.approx(0.9999, abs=1e-7)
     assert round(math.log(0.5) / math.log(0.9999)) == EMA_HALF_LIFE_STEPS
     assert run.sample == SampleConfig() and model.forcing == "ctf"
+    planned = plan_training(run, None, gpu=GPUS["h200"], count=8, utilisation=0.4)
+    assert planned.fits == ("fits with --checkpointed" if run.checkpointed else "fits")
 
 
 def test_a_plan_is_arithmetic() -> None:
@@ -66,7 +68,7 @@ def test_a_plan_is_arithmetic() -> None:
     assert eight.days == pytest.approx(one.flops / (0.4 * 989e12 * 8) / 86_400)
     state = sum(plan.training_bytes(sum(plan.count_parameters(run.model).values())).values())
     assert one.bytes_per_gpu - state == pytest.approx(8 * (eight.bytes_per_gpu - state))
-    assert eight.fits == "fits with checkpointing" and one.fits == "does not fit"
+    assert eight.fits == "fits with --checkpointed" and one.fits == "does not fit"
     with pytest.raises(ValueError, match="a batch of 128 clips cannot be shared evenly by 3 GPUs"):
         plan_training(run, None, gpu=GPUS["h200"], count=3, utilisation=0.4)
     with pytest.raises(ValueError, match=r"must be in \(0, 1\], got 40"):

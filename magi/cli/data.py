@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import warnings
@@ -127,7 +128,9 @@ def _index(path: Path, arguments: IndexArguments) -> int:
             selection, file, count=arguments.probe, workers=arguments.workers,
             note=lambda done, total: progress(done, total, "videos opened"),
         )  # fmt: skip
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise ValueError(f"{error.filename} cannot be written: name a place for the index with --out") from None
     for remark in chosen.remarks:
         warnings.warn(remark, stacklevel=2)

@@ -29,6 +29,7 @@ VIDEO = paper_run(
     channels=8,
     latents=5,
     stochastic=True,
+    checkpointed=True,
     batch=256,
     videos=FOOTAGE.videos,
     epochs=150,

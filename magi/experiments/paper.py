@@ -29,6 +29,7 @@ def paper_run(
     channels: int,
     latents: int,
     stochastic: bool,
+    checkpointed: bool,
     batch: int,
     videos: int,
     epochs: int,
@@ -41,6 +42,7 @@ def paper_run(
         channels: of its latents.
         latents: latent frames in a clip.
         stochastic: whether the tokenizer tells a distribution of latents, from which each epoch draws anew.
+        checkpointed: whether eight GPUs of 141 GB hold the batch only if blocks are computed again in the backward pass.
         batch: clips per step.
         videos: in the data set, which with the epochs says how many clips are seen.
         epochs: of the paper.
@@ -51,6 +53,7 @@ def paper_run(
         data=DataConfig("folder", folder=replace(footage, size=SIZE, max_interval=xl.max_interval, flip=True)),
         tokenizer=tokenizer,
         sample_latents=stochastic,
+        checkpointed=checkpointed,
         model=replace(xl, latent_channels=channels, num_frames=latents),
         train=TrainConfig(
             total_samples=steps * batch,

@@ -60,7 +60,7 @@ class TrainingPlan:
         """In a word or two, whether the run fits into the memory of its GPUs."""
         if self.bytes_per_gpu <= self.gpu_bytes:
             return "fits"
-        return "fits with checkpointing" if self.bytes_per_gpu_checkpointed <= self.gpu_bytes else "does not fit"
+        return "fits with --checkpointed" if self.bytes_per_gpu_checkpointed <= self.gpu_bytes else "does not fit"
 
 
 def plan_training(run: VideoRun, footage: Footage | None, *, gpu: Gpu, count: int, utilisation: float) -> TrainingPlan:

@@ -25,6 +25,7 @@ VIDEO = paper_run(
     channels=16,
     latents=5,
     stochastic=False,
+    checkpointed=False,
     batch=128,
     videos=FOOTAGE.videos,
     epochs=1400,

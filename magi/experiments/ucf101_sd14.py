@@ -24,6 +24,7 @@ VIDEO = paper_run(
     channels=4,
     latents=16,
     stochastic=True,
+    checkpointed=True,
     batch=128,
     videos=FOOTAGE.videos,
     epochs=1400,
