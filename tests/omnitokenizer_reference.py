@@ -1,7 +1,7 @@
 """OmniTokenizer's VAE said slowly: one video, one token, one head at a time, in NumPy and float64.
 
 Written from the published description (FoundationVision/OmniTokenizer, commit 701b619) and sharing nothing with
-`magi.tokenizers.omnitokenizer` but the names of the weights. Tokens are an array (t, h, w, D).
+`magi.tokenizers.published.omnitokenizer` but the names of the weights. Tokens are an array (t, h, w, D).
 """
 
 from __future__ import annotations

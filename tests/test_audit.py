@@ -20,7 +20,7 @@ from magi.tokenizers.audit import SAME, Finding, audit, relative_change
 from magi.tokenizers.causal_autoencoder import CausalAutoencoder
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.protocol import Posterior, Tokenizer, to_pixels
-from magi.tokenizers.published import PUBLISHED
+from magi.tokenizers.published.facts import PUBLISHED
 from magi.tokenizers.statistics import channel_moments, measure_statistics
 from magi.tokenizers.store import load_tokenizer
 from tests.temporal import Groups, StreamedGroups

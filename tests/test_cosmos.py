@@ -15,18 +15,25 @@ from safetensors.torch import save_file
 from magi import checkpoint, cli
 from magi.cli.runs import data_flags
 from magi.cli.tokenizer_convert import main as convert_command
+from magi.data.datasets.listing import Entry, Listing
 from magi.data.latent_store import Recipe, begin_store
-from magi.data.listing import Entry, Listing
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load, save_release
-from magi.tokenizers.convert import convert
-from magi.tokenizers.cosmos import CV4X8X8, CV8X8X8, CosmosConfig, CosmosTokenizer, CosmosTorchScript, statistics_of
-from magi.tokenizers.published import PUBLISHED
+from magi.tokenizers.published.convert import convert
+from magi.tokenizers.published.cosmos import (
+    CV4X8X8,
+    CV8X8X8,
+    CosmosConfig,
+    CosmosTokenizer,
+    CosmosTorchScript,
+    statistics_of,
+)
+from magi.tokenizers.published.facts import PUBLISHED
+from magi.tokenizers.published.trust import PIN_FILE, Trust, Untrusted, sha256_of
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.tokenizers.streaming import decode_stream
-from magi.tokenizers.trust import PIN_FILE, Trust, Untrusted, sha256_of
 from tests.cosmos_published import pair, write_pair, write_whole
 from tests.test_stable_diffusion import assert_same
 from tests.test_trust import read_here as read_here

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from magi import cli
-from magi.data import doom
-from magi.data.doom import Doom, DoomConfig, Episode, play, watch
-from magi.data.doom_files import RecordConfig, Take, open_folder, takes, write_episode
-from magi.data.doom_maps import MAPS, TEST_MAPS, TRAIN_MAPS, episode_seed, split_of, spots
-from magi.data.doom_player import BUTTONS, Action, Explorer, View, clearance, pressing
-from magi.data.doom_workers import record
+from magi.data.doom import engine as doom
+from magi.data.doom.engine import Doom, DoomConfig, Episode, play, watch
+from magi.data.doom.files import RecordConfig, Take, open_folder, takes, write_episode
+from magi.data.doom.maps import MAPS, TEST_MAPS, TRAIN_MAPS, episode_seed, split_of, spots
+from magi.data.doom.player import BUTTONS, Action, Explorer, View, clearance, pressing
+from magi.data.doom.workers import record
 from magi.data.folder import FolderConfig, FolderSource
 from magi.video import fit, read_video
 

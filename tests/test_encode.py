@@ -24,10 +24,10 @@ from magi.checkpoint import CheckpointError, load_tensors
 from magi.cli.encode import summary
 from magi.data import latent_store
 from magi.data.clips import Clips, LatentClips
+from magi.data.datasets.listing import Entry, Listing
 from magi.data.folder import FolderSource, list_videos
 from magi.data.latent_store import LatentStore, Record, begin_store, is_store, read_store
 from magi.data.latents import LatentSource, diversity
-from magi.data.listing import Entry, Listing
 from magi.experiments.data import DataConfig
 from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, recipe_of, share_of_environment
 from magi.experiments.video import pictures, preparation

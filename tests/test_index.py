@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 
 from magi import cli
-from magi.data import index, lengths, scan
-from magi.data.catalogue import Selection, look
+from magi.data import lengths
+from magi.data.datasets import index, scan
+from magi.data.datasets.catalogue import Selection, look
+from magi.data.datasets.index import build_index, index_file, load_index
+from magi.data.datasets.journal import Journal
 from magi.data.folder import FolderConfig, FolderSource
-from magi.data.index import build_index, index_file, load_index
-from magi.data.journal import Journal
 from magi.data.lengths import count_all, drawn_intervals, expected_shares, videos_that_fit
 from magi.data.order import ClipShape
 from magi.video import child, find_videos

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from magi.data.catalogue import Selection, look
+from magi.data.datasets.catalogue import Selection, look
+from magi.data.datasets.index import build_index
+from magi.data.datasets.listing import Chosen
 from magi.data.folder import FolderConfig, FolderSource
-from magi.data.index import build_index
-from magi.data.listing import Chosen
 from tests.trees import kinetics_table, video_bytes, write
 
 ROWS = [  # ids that begin with - or hold _ are usual, and so are these labels

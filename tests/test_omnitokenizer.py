@@ -16,7 +16,8 @@ from torch import Tensor
 
 from magi import checkpoint
 from magi.checkpoint import CheckpointError
-from magi.tokenizers.omnitokenizer import (
+from magi.tokenizers.protocol import pixel_frames
+from magi.tokenizers.published.omnitokenizer import (
     OmniTokenizer,
     OmniTokenizerConfig,
     from_published,
@@ -24,7 +25,6 @@ from magi.tokenizers.omnitokenizer import (
     published_parts,
     published_shapes,
 )
-from magi.tokenizers.protocol import pixel_frames
 from tests.omnitokenizer_reference import Reference, arrays
 
 # Widths no two of which are equal, so that none can stand in for another.

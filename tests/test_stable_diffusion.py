@@ -18,8 +18,8 @@ from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load, save_release
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.protocol import Tokenizer
-from magi.tokenizers.published import PUBLISHED
-from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
+from magi.tokenizers.published.facts import PUBLISHED
+from magi.tokenizers.published.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
 from magi.tokenizers.store import describe, fingerprint, load_tokenizer, restore
 from magi.tokenizers.streaming import decode_stream
 

@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save_file
 
 from magi.cli.tokenizer_convert import main as convert_command
-from magi.tokenizers import untrusted
-from magi.tokenizers.convert import convert
-from magi.tokenizers.omnitokenizer import from_published
-from magi.tokenizers.placed import find_folder
-from magi.tokenizers.published import PUBLISHED
-from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder
+from magi.tokenizers.published import untrusted
+from magi.tokenizers.published.convert import convert
+from magi.tokenizers.published.facts import PUBLISHED
+from magi.tokenizers.published.omnitokenizer import from_published
+from magi.tokenizers.published.placed import find_folder
+from magi.tokenizers.published.stable_diffusion import StableDiffusionAutoencoder
+from magi.tokenizers.published.trust import PIN_FILE, Contents, Trust, Untrusted, read_code, sha256_of
 from magi.tokenizers.store import fingerprint, load_tokenizer
-from magi.tokenizers.trust import PIN_FILE, Contents, Trust, Untrusted, read_code, sha256_of
 from tests.test_omnitokenizer import TINY_ARGUMENTS, published_state
 from tests.test_stable_diffusion import TINY, write_published
 
@@ -45,7 +45,7 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(words: list[str], path: Path) -> None:
         assert untrusted.main(words) == 0
 
-    monkeypatch.setattr("magi.tokenizers.trust._run", run)
+    monkeypatch.setattr("magi.tokenizers.published.trust._run", run)
     monkeypatch.setattr(untrusted, "limit", lambda size, seconds: None)
 
 
@@ -200,7 +200,7 @@ def test_safetensors_convert_without_another_process(tmp_path: Path, monkeypatch
     """They are no code: nothing is started, and to trust them has no effect, which is an error."""
     tokenizer = StableDiffusionAutoencoder(TINY).eval()
     file = write_published(tmp_path / "new", tokenizer)
-    monkeypatch.setattr("magi.tokenizers.trust._run", None)
+    monkeypatch.setattr("magi.tokenizers.published.trust._run", None)
     with pytest.raises(ValueError, match="--trust-code has no effect"):
         convert("sd14", [file], tmp_path / "out", trust=Trust(code=True))
     assert fingerprint(convert("sd14", [file], tmp_path / "out", trust=Trust())) == fingerprint(tokenizer)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from magi.data import ucf101
-from magi.data.catalogue import Selection, look
+from magi.data.datasets import ucf101
+from magi.data.datasets.catalogue import Selection, look
+from magi.data.datasets.listing import Chosen, Listing, Tree
+from magi.data.datasets.scan import Found
 from magi.data.folder import FolderConfig, FolderSource
-from magi.data.listing import Chosen, Listing, Tree
-from magi.data.scan import Found
 from tests.trees import UCF_CLASSES, ucf_lists, ucf_name, ucf_tree, video_bytes, write
 
 

@@ -98,7 +98,7 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 @contextmanager
 def _trusting(asked: bool) -> Iterator[None]:
-    """For the length of a command, in its worker processes too, what --trust-code says; see `magi.tokenizers.trust`."""
+    """For the length of a command, in its worker processes too, what --trust-code says; `published/trust.py` obeys."""
     before = os.environ.get("MAGI_TRUST_CODE")
     if asked:
         os.environ["MAGI_TRUST_CODE"] = "1"

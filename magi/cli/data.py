@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from magi import __version__
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
 from magi.cli.show import progress, quantity
-from magi.data.catalogue import DatasetName, Selection, Split, look
-from magi.data.index import build_index, count_listing, index_file, load_index
+from magi.data.datasets.catalogue import DatasetName, Selection, Split, look
+from magi.data.datasets.index import build_index, count_listing, index_file, load_index
+from magi.data.datasets.listing import Listing, examples
 from magi.data.lengths import drawn_intervals, expected_shares, videos_that_fit
-from magi.data.listing import Listing, examples
 from magi.data.order import ClipShape, IntervalRule
 from magi.report.console import table
 

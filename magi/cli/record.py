@@ -11,10 +11,10 @@ from typing import Literal
 
 from magi.cli.arguments import Common, CommonOptions, check_counts, parse
 from magi.cli.show import progress
-from magi.data.doom import Doom, DoomConfig
-from magi.data.doom_files import RecordConfig, open_folder, takes
-from magi.data.doom_maps import Split, split_of
-from magi.data.doom_workers import record
+from magi.data.doom.engine import Doom, DoomConfig
+from magi.data.doom.files import RecordConfig, open_folder, takes
+from magi.data.doom.maps import Split, split_of
+from magi.data.doom.workers import record
 from magi.video import Quality
 
 

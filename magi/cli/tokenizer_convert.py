@@ -9,9 +9,9 @@ from pathlib import Path
 import tyro
 
 from magi.cli.arguments import Common, CommonOptions, parse
-from magi.tokenizers.convert import convert
+from magi.tokenizers.published.convert import convert
+from magi.tokenizers.published.trust import Trust, sha256_of
 from magi.tokenizers.store import fingerprint
-from magi.tokenizers.trust import Trust, sha256_of
 
 
 @dataclass(frozen=True)

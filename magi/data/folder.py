@@ -20,10 +20,10 @@ from einops import rearrange
 from numpy.typing import NDArray
 
 from magi.choices import check_choices
-from magi.data.catalogue import DatasetName, Selection, Split, look
 from magi.data.clips import Clips
-from magi.data.index import index_file, load_index
-from magi.data.listing import Entry, Listing
+from magi.data.datasets.catalogue import DatasetName, Selection, Split, look
+from magi.data.datasets.index import index_file, load_index
+from magi.data.datasets.listing import Entry, Listing
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
 from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, ticks
 

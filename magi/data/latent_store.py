@@ -28,7 +28,7 @@ from torch import Tensor
 from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
-from magi.data.listing import Entry, Listing
+from magi.data.datasets.listing import Entry, Listing
 from magi.data.order import ClipShape, Draws, IntervalRule
 from magi.seeds import generator
 

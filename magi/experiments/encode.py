@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from magi.choices import check_choices
+from magi.data.datasets.listing import Entry, Listing
 from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig
 from magi.data.latent_store import (
     DTYPES,
@@ -40,7 +41,6 @@ from magi.data.latent_store import (
     begin_store,
     ingest,
 )
-from magi.data.listing import Entry, Listing
 from magi.data.order import TooFew
 from magi.experiments.data import DataConfig
 from magi.tokenizers.precision import ComputedIn, posterior_in

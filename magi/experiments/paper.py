@@ -42,7 +42,7 @@ def paper_run(
         channels: of its latents.
         latents: latent frames in a clip.
         stochastic: whether the tokenizer tells a distribution of latents, from which each epoch draws anew.
-        checkpointed: whether eight GPUs of 141 GB hold the batch only if blocks are computed again in the backward pass.
+        checkpointed: whether eight GPUs of 141 GB need each block computed again in the backward pass.
         batch: clips per step.
         videos: in the data set, which with the epochs says how many clips are seen.
         epochs: of the paper.

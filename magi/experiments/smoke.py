@@ -16,9 +16,9 @@ from einops import rearrange
 from magi import checkpoint
 from magi.data.world import World, WorldConfig
 from magi.tokenizers import store
-from magi.tokenizers.cosmos import CosmosConfig, CosmosTokenizer
-from magi.tokenizers.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
-from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
+from magi.tokenizers.published.cosmos import CosmosConfig, CosmosTokenizer
+from magi.tokenizers.published.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
+from magi.tokenizers.published.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
 from magi.video import Frames, write_video
 from magi.video.libraries import pyav
 

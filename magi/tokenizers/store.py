@@ -16,16 +16,16 @@ from magi import checkpoint
 from magi.pretrained import find
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.causal_autoencoder import CausalAutoencoder
-from magi.tokenizers.cosmos import CosmosConfig, CosmosTokenizer, CosmosTorchScript
-from magi.tokenizers.fitting import check_statistics
 from magi.tokenizers.kl import KlAutoencoder
-from magi.tokenizers.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
 from magi.tokenizers.pixel import PixelTokenizer
-from magi.tokenizers.placed import PAIR, find_folder, load_published, torchscript_pair
 from magi.tokenizers.protocol import Tokenizer
-from magi.tokenizers.published import PUBLISHED, Published
-from magi.tokenizers.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
-from magi.tokenizers.trust import Trust
+from magi.tokenizers.published.cosmos import CosmosConfig, CosmosTokenizer, CosmosTorchScript
+from magi.tokenizers.published.facts import PUBLISHED, Published
+from magi.tokenizers.published.fitting import check_statistics
+from magi.tokenizers.published.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
+from magi.tokenizers.published.placed import PAIR, find_folder, load_published, torchscript_pair
+from magi.tokenizers.published.stable_diffusion import StableDiffusionAutoencoder, StableDiffusionConfig
+from magi.tokenizers.published.trust import Trust
 
 STEM = "tokenizer"  # of the file that holds a tokenizer's weights, alone or beside a model's
 PINS = "@sha256:"  # in a name, before the hashes of files that are trusted

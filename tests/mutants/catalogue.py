@@ -14,8 +14,9 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from magi import checkpoint
-from magi.data import folder, index, latents
-from magi.data.journal import Journal
+from magi.data import folder, latents
+from magi.data.datasets import index
+from magi.data.datasets.journal import Journal
 from magi.data.latents import LatentSource
 from magi.data.order import ClipShape, candidates, draws_of
 from magi.experiments import encode, video

@@ -18,12 +18,12 @@ import torch
 from torch import nn
 
 from magi import checkpoint
-from magi.tokenizers import cosmos, stable_diffusion
-from magi.tokenizers.fitting import fit, read_statistics
-from magi.tokenizers.libraries import hub
 from magi.tokenizers.protocol import Tokenizer
-from magi.tokenizers.published import PUBLISHED, Published
-from magi.tokenizers.trust import Trust
+from magi.tokenizers.published import cosmos, stable_diffusion
+from magi.tokenizers.published.facts import PUBLISHED, Published
+from magi.tokenizers.published.fitting import fit, read_statistics
+from magi.tokenizers.published.libraries import hub
+from magi.tokenizers.published.trust import Trust
 
 STEM = "diffusion_pytorch_model"  # of diffusers' files of weights
 PAIR = ("encoder", "decoder")  # stems of the TorchScript files

@@ -1,7 +1,7 @@
 """Published files, turned once into a folder that holds no code: safetensors, a configuration, and where it comes from.
 
 Knows what each published tokenizer's files hold and how that becomes one of our tokenizers; how they are read is the
-matter of `magi.tokenizers.trust`.
+matter of `magi.tokenizers.published.trust`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from magi import checkpoint
 from magi.seeds import generator
-from magi.tokenizers import cosmos, omnitokenizer, stable_diffusion, store
-from magi.tokenizers.cosmos_names import architecture, diffusers_names
-from magi.tokenizers.fitting import fit
-from magi.tokenizers.placed import set_statistics, warn_unmeasured
+from magi.tokenizers import store
 from magi.tokenizers.protocol import Tokenizer, latent_frames
-from magi.tokenizers.published import PUBLISHED, Published
-from magi.tokenizers.trust import Trust, read_code, sha256_of
+from magi.tokenizers.published import cosmos, omnitokenizer, stable_diffusion
+from magi.tokenizers.published.cosmos_names import architecture, diffusers_names
+from magi.tokenizers.published.facts import PUBLISHED, Published
+from magi.tokenizers.published.fitting import fit
+from magi.tokenizers.published.placed import set_statistics, warn_unmeasured
+from magi.tokenizers.published.trust import Trust, read_code, sha256_of
 
 PROBE = (17, 32, 32)  # frames and pixels of the video that shows whether weights were understood
 # How far apart what the file makes of it and what we make of it may be, as a share: rounding, of two kinds.

@@ -21,9 +21,9 @@ from typing import Any
 
 from magi.checkpoint import compare_configs
 from magi.choices import check_choices
-from magi.data.doom import TICS_PER_SECOND, DoomConfig, Episode
-from magi.data.doom_maps import TEST_MAPS, TRAIN_MAPS, Split, check_map, episode_seed, split_of, vizdoom, wad_of
-from magi.data.doom_player import BUTTONS
+from magi.data.doom.engine import TICS_PER_SECOND, DoomConfig, Episode
+from magi.data.doom.maps import TEST_MAPS, TRAIN_MAPS, Split, check_map, episode_seed, split_of, vizdoom, wad_of
+from magi.data.doom.player import BUTTONS
 from magi.seeds import generator
 from magi.video import Quality, write_video
 

@@ -28,8 +28,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from magi import checkpoint
-from magi.tokenizers.libraries import diffusers
 from magi.tokenizers.protocol import Posterior, latent_shape_of
+from magi.tokenizers.published.libraries import diffusers
 
 LATENT_CHANNELS = 16  # of every published Cosmos tokenizer with continuous latents
 STRIDE = 8  # in space

@@ -22,11 +22,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from magi.data.catalogue import Selection, choose, find_tree
-from magi.data.journal import Journal
+from magi.data.datasets.catalogue import Selection, choose, find_tree
+from magi.data.datasets.journal import Journal
+from magi.data.datasets.listing import Chosen, Entry, Listing, Tree
+from magi.data.datasets.scan import look_into, scan
 from magi.data.lengths import CHUNK, count_all
-from magi.data.listing import Chosen, Entry, Listing, Tree
-from magi.data.scan import look_into, scan
 from magi.seeds import generator
 
 VERSION = 1

@@ -19,8 +19,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from magi.data.doom_maps import MAPS, check_map, spots, vizdoom, wad_of
-from magi.data.doom_player import BUTTONS, Action, Explorer, Player, View, pressing
+from magi.data.doom.maps import MAPS, check_map, spots, vizdoom, wad_of
+from magi.data.doom.player import BUTTONS, Action, Explorer, Player, View, pressing
 from magi.seeds import generator
 from magi.video import Frames, fit
 
@@ -96,7 +96,7 @@ class Episode:
 class Doom:
     """The engine, in a ``with`` statement: `begin`, then `view` and `act` in turn.
 
-    It has no time limit of its own: `magi.data.doom_workers` runs it where it can be stopped. Starting it changes the
+    It has no time limit of its own: `magi.data.doom.workers` runs it where it can be stopped. Starting it changes the
     working directory for a moment, since it leaves files there.
     """
 

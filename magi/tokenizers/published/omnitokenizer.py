@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
-from magi.tokenizers.omnitokenizer_layers import Axis, Transformer
 from magi.tokenizers.protocol import Posterior, latent_shape_of, pixel_frames
+from magi.tokenizers.published.omnitokenizer_layers import Axis, Transformer
 
 # What training alone needs, by the beginning of its name in a published file.
 TRAINING_ONLY = ("codebook.", "image_discriminator.", "video_discriminator.", "perceptual_model.")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magi.data.journal import Journal
-from magi.data.listing import in_order
+from magi.data.datasets.journal import Journal
+from magi.data.datasets.listing import in_order
 from magi.video import VIDEO_SUFFIXES
 from magi.video.reading import IMAGE_SUFFIXES
 

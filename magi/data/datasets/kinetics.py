@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magi.data.listing import Chosen, Entry, Listing, Tree, examples
-from magi.data.scan import Found
+from magi.data.datasets.listing import Chosen, Entry, Listing, Tree, examples
+from magi.data.datasets.scan import Found
 
 SPLITS = ("train", "val", "test")
 CLASSES = 600

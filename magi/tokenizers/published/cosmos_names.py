@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from magi.tokenizers.cosmos import CosmosConfig
+from magi.tokenizers.published.cosmos import CosmosConfig
 
 CONSTANTS = ("wavelets", "_arange", "patch_size_buffer")  # of the Haar transform: not weights
 # In this order: the convolutions of attention layers, then pairs of a spatial and a temporal one, then all others.

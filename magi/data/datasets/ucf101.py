@@ -15,8 +15,8 @@ import os
 import re
 from pathlib import Path
 
-from magi.data.listing import Chosen, Entry, Listing, Tree, examples
-from magi.data.scan import Found
+from magi.data.datasets.listing import Chosen, Entry, Listing, Tree, examples
+from magi.data.datasets.scan import Found
 
 SPLITS = ("all", "train01", "train02", "train03", "test01", "test02", "test03")
 CLASSES, VIDEOS = 101, 13_320

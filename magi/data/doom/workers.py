@@ -2,7 +2,7 @@
 
 An engine can crash, and can hang inside a call that Python cannot interrupt: so it runs in a process of its own, in a
 session of its own. The conversation is a line of JSON for each episode. This file is both its ends:
-`python -m magi.data.doom_workers` is a worker.
+`python -m magi.data.doom.workers` is a worker.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from magi.checkpoint import read_config
-from magi.data.doom import Doom, play
-from magi.data.doom_files import RecordConfig, Take, write_episode
+from magi.data.doom.engine import Doom, play
+from magi.data.doom.files import RecordConfig, Take, write_episode
 
 Answer: TypeAlias = dict[str, Any]  # "checks" of an episode that is written, or why it is "refused", or "stopped"
 
-COMMAND = (sys.executable, "-m", "magi.data.doom_workers")
+COMMAND = (sys.executable, "-m", "magi.data.doom.workers")
 EPISODES_PER_ENGINE = 100  # then it is started anew, whatever it may have leaked
 TRIES = 2  # of an episode at which a worker stopped
 SECONDS, SECONDS_PER_FRAME = 120.0, 0.2  # that an episode may take; it takes some milliseconds per frame

@@ -1,7 +1,7 @@
 """The process in which files that are code are read: out come tensors as safetensors, and plain values as JSON.
 
-Run by `magi.tokenizers.trust`, never imported by it; knows torch's formats and nothing of MAGI. The words it takes are
-the format, the file, the folder to write to, the file's SHA-256, whether it is trusted, and seconds of processor time.
+Run by `trust.py`, never imported by it; knows torch's formats and nothing of MAGI. The words it takes are the format,
+the file, the folder to write to, the file's SHA-256, whether it is trusted, and seconds of processor time.
 """
 
 from __future__ import annotations

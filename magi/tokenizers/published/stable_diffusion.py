@@ -19,8 +19,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from magi import checkpoint
-from magi.tokenizers.libraries import diffusers
 from magi.tokenizers.protocol import Posterior, latent_shape_of
+from magi.tokenizers.published.libraries import diffusers
 
 # The projections of an attention layer as diffusers called them before 2023, in files that are still published.
 LEGACY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from magi import checkpoint
-from magi.tokenizers.published import PUBLISHED
+from magi.tokenizers.published.facts import PUBLISHED
 
 CodeFormat = Literal["pickle", "torchscript"]
 

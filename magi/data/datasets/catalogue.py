@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from magi.choices import check_choices
-from magi.data import kinetics, ucf101
-from magi.data.journal import Journal
-from magi.data.listing import Chosen, Entry, Listing, Tree
-from magi.data.scan import Found, scan
+from magi.data.datasets import kinetics, ucf101
+from magi.data.datasets.journal import Journal
+from magi.data.datasets.listing import Chosen, Entry, Listing, Tree
+from magi.data.datasets.scan import Found, scan
 
 DatasetName = Literal["folder", "ucf101", "kinetics600"]
 Split = Literal["all", "train01", "train02", "train03", "test01", "test02", "test03", "train", "val", "test"]

@@ -1,0 +1,1 @@
+"""ViZDoom: gameplay as videos with the action of every frame."""
