@@ -80,7 +80,7 @@ class IsolatedReader:
     """Opens videos as `open_video` does, but in another process, which is started with the first one and used for all.
 
     Each process that reads has its own: a reader that was inherited by a fork or sent to another process starts anew.
-    A process that crashes or hangs is ended, its video is bad, and the next video has a new one. It also ends when this
+    A video at which it crashes twice, or hangs, is bad, and the next one has a new process. That also ends when this
     process does, however that comes. Not for several threads at once.
     """
 
@@ -134,18 +134,24 @@ class IsolatedReader:
     def ask(self, path: Path, max_frames: int | None, request: dict[str, Any]) -> tuple[dict[str, Any], bytearray]:
         """Have a request about a video answered; see `magi.video.child`."""
         absolute = os.path.abspath(path)
-        child = self._living()
-        try:
-            send(child.requests, {"path": absolute, "max_frames": max_frames, **request})
-            header, body = receive(child.replies, deadline=time.monotonic() + self._seconds)
-        except TimeoutError:
-            self.close()
-            raise BadVideo(path, f"takes longer than {self._seconds:g} s to decode") from None
-        except (EOFError, BrokenPipeError):
-            self._child = None
-            raise BadVideo(path, f"crashed the decoder ({child.end(gently=True)})") from None
-        except ValueError:
-            raise self.nonsense(path) from None
+        message = {"path": absolute, "max_frames": max_frames, **request}
+        crashed = ""
+        for _ in range(2):  # a process may just have died of something else: what happens again is the video's doing
+            child = self._living()
+            try:
+                send(child.requests, message)
+                header, body = receive(child.replies, deadline=time.monotonic() + self._seconds)
+                break
+            except TimeoutError:
+                self.close()
+                raise BadVideo(path, f"takes longer than {self._seconds:g} s to decode") from None
+            except (EOFError, BrokenPipeError):
+                self._child = None
+                crashed = child.end(gently=True)
+            except ValueError:
+                raise self.nonsense(path) from None
+        else:
+            raise BadVideo(path, f"crashed the decoder ({crashed})")
         if "bad" in header:
             place, reason = str(header.get("place", "")), str(header["bad"])
             raise BadVideo(str(path) + place.removeprefix(absolute), reason)  # it may name an image in a folder
