@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from argparse import Namespace
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,8 @@ from torch import Tensor
 from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.tokenizers.protocol import pixel_frames
-from magi.tokenizers.published.omnitokenizer import (
-    OmniTokenizer,
-    OmniTokenizerConfig,
-    from_published,
-    published_config,
-    published_parts,
-    published_shapes,
-)
+from magi.tokenizers.published.omnitokenizer import OmniTokenizer, OmniTokenizerConfig
+from magi.tokenizers.published.omnitokenizer_names import from_published, published_config, published_shapes
 from tests.omnitokenizer_reference import Reference, arrays
 
 # Widths no two of which are equal, so that none can stand in for another.
@@ -307,15 +300,9 @@ def test_statistics_normalise_and_survive_saving(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("spelling", ["casual", "causal"])
 def test_a_published_file_gives_its_tokenizer(spelling: str) -> None:
-    """Weights and arguments as Lightning saves them, with all that only trains, make the tokenizer they came from."""
+    """Weights and arguments as they are published, with all that only trains, make the tokenizer they came from."""
     words = {name.replace("casual", spelling): value for name, value in TINY_ARGUMENTS.items()}
-    file = {
-        "epoch": 3,
-        "state_dict": published_state(),
-        "optimizer_states": [],
-        "hyper_parameters": {"args": Namespace(**words)},
-    }
-    tokenizer = from_published(*published_parts(file))
+    tokenizer = from_published(published_state(), words)
     assert tokenizer.config == TINY and not tokenizer.training
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
     expected = lively().float().state_dict() | {"shift": torch.zeros(3), "scale": torch.ones(3)}
@@ -390,13 +377,6 @@ def test_the_quantised_tokenizer_is_told_from_the_vae() -> None:
     state = published_state() | {"pre_vq_conv.1.weight": torch.zeros(3, 20), "pre_vq_conv.1.bias": torch.zeros(3)}
     with pytest.raises(CheckpointError, match=r"3 rows where a VAE has 6.*quantises; take one of the files named _vae"):
         from_published(state, TINY_ARGUMENTS | {"use_vae": False})
-
-
-@pytest.mark.parametrize("file", [{}, {"state_dict": {}}, {"state_dict": {}, "hyper_parameters": {"lr": 1}}])
-def test_a_file_that_is_no_lightning_file_is_refused(file: dict[str, Any]) -> None:
-    """The error says what is looked for and what is there."""
-    with pytest.raises(CheckpointError, match=f"holds {', '.join(sorted(file)) or 'nothing'}$"):
-        published_parts(file)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from magi import checkpoint
 from magi.seeds import generator
 from magi.tokenizers import store
 from magi.tokenizers.protocol import Tokenizer, latent_frames
-from magi.tokenizers.published import cosmos, omnitokenizer, stable_diffusion
+from magi.tokenizers.published import cosmos, omnitokenizer_names, stable_diffusion
 from magi.tokenizers.published.cosmos_names import architecture, diffusers_names
 from magi.tokenizers.published.facts import PUBLISHED, Published
 from magi.tokenizers.published.fitting import fit
@@ -180,7 +180,7 @@ def _omnitokenizer(files: Sequence[Path], digests: dict[Path, str], trust: Trust
     path = _one(files, "the checkpoint, such as imagenet_k600_vae.ckpt")
     contents = read_code(path, "pickle", digest=digests[path], trust=trust)
     try:
-        tokenizer = omnitokenizer.from_published(contents.tensors, contents.arguments)
+        tokenizer = omnitokenizer_names.from_published(contents.tensors, contents.arguments)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if not set_statistics(tokenizer, path.parent):

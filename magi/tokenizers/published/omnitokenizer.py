@@ -1,7 +1,7 @@
 """OmniTokenizer's VAE, the tokenizer of Kinetics-600 in the paper: 17 frames to 5 latent frames of 8 channels.
 
 Encoder and decoder under the names of the published weights; no discriminator, no perceptual network, no codebook.
-`from_published` makes one of what a published Lightning file holds. Knows no file: reading one is reading a pickle.
+`omnitokenizer_names.py` makes one of what a published file holds.
 
 **It is not causal**, whatever its attention: see `PositionConvolution`. Latents of a clip's first frames hold something
 of its last ones, so a context is encoded alone, and decoding takes all latents of a clip at once.
@@ -16,56 +16,19 @@ Shapes:
 from __future__ import annotations
 
 import warnings
-from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange
 from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 
-from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
 from magi.tokenizers.protocol import Posterior, latent_shape_of, pixel_frames
 from magi.tokenizers.published.omnitokenizer_layers import Axis, Transformer
 
-# What training alone needs, by the beginning of its name in a published file.
-TRAINING_ONLY = ("codebook.", "image_discriminator.", "video_discriminator.", "perceptual_model.")
-STATISTICS = ("shift", "scale")  # ours: no published file has them
 TRAINED_LATENTS = 5  # in a clip, of the published VAEs
-SHOWN = 8  # names of each kind in an error
-
-# Published argument of each setting.
-ARGUMENTS = {
-    "latent_channels": "codebook_dim",
-    "width": "embedding_dim",
-    "heads": "heads",
-    "head_width": "dim_head",
-    "patch": "patch_size",
-    "temporal_patch": "temporal_patch_size",
-    "encoder_blocks": "enc_block",
-    "decoder_blocks": "dec_block",
-    "temporal_depth": "temporal_depth",
-    "window": "twod_window_size",
-    "multiplier": "ff_mult",
-    "spatial_position": "spatial_pos",
-    "causal_attention": "causal_in_temporal_transformer",
-    "causal_position": "causal_in_peg",
-}
-# What the published code takes where a file is older than the argument.
-ABSENT: dict[str, Any] = {"twod_window_size": 4, "spatial_pos": "rel"}
-# Arguments that would change what is computed, at the one value that is computed here, also where they are absent.
-FIXED: dict[str, Any] = {
-    "image_channels": 3,
-    "patch_embed": "linear",
-    "defer_temporal_pool": False,
-    "defer_spatial_pool": False,
-    "gen_upscale": None,
-    "use_external_codebook": False,
-    "attn_dropout": 0.0,  # the fused attention of the published code drops out in evaluation too
-}
 
 
 @dataclass(frozen=True)
@@ -290,119 +253,3 @@ class OmniTokenizer(nn.Module):
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def published_shapes(config: OmniTokenizerConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a published file holds of this architecture, what only trains aside."""
-    with torch.device("meta"):
-        state = OmniTokenizer(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if name not in STATISTICS}
-
-
-def published_parts(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict and the arguments that a loaded Lightning file holds, as `from_published` takes them.
-
-    Raises:
-        CheckpointError: it holds no `state_dict`, or no `args` under `hyper_parameters`.
-    """
-    state, settings = checkpoint.get("state_dict"), checkpoint.get("hyper_parameters")
-    arguments = settings.get("args") if isinstance(settings, Mapping) else None
-    if isinstance(arguments, Namespace):
-        arguments = vars(arguments)
-    if not isinstance(state, Mapping) or not isinstance(arguments, Mapping):
-        raise CheckpointError(
-            "a published OmniTokenizer file holds state_dict and hyper_parameters with args; "
-            f"this one holds {', '.join(sorted(map(str, checkpoint))) or 'nothing'}"
-        )
-    return dict(state), dict(arguments)
-
-
-def from_published(state: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> OmniTokenizer:
-    """The tokenizer a published file holds, ready to encode and decode; its latents are not normalised yet.
-
-    Whether a file is the VAE or the quantised tokenizer is told by its weights, not by the argument `use_vae`.
-
-    Args:
-        state: name to tensor, any shapes; what training alone needs (`TRAINING_ONLY`) is left out.
-        arguments: those the published code was run with.
-
-    Raises:
-        ValueError: an argument is missing, or has a value that is not supported; with its name and value.
-        CheckpointError: tensors are missing, unexpected, or of another shape than the arguments say; with their names.
-    """
-    config = published_config(arguments)
-    expected = published_shapes(config)
-    held = {name: tensor for name, tensor in state.items() if not name.startswith(TRAINING_ONLY)}
-    _check_published(held, expected, config)
-    tokenizer = OmniTokenizer(config)
-    tokenizer.load_state_dict(held | {name: getattr(tokenizer, name) for name in STATISTICS})
-    return tokenizer.eval().requires_grad_(False)
-
-
-def published_config(arguments: Mapping[str, Any]) -> OmniTokenizerConfig:
-    """The architecture that published arguments describe; 'casual' and 'causal' are the same word there.
-
-    Raises:
-        ValueError: an argument is missing, or has a value that is not supported; with its name and value.
-    """
-    for name, supported in FIXED.items():
-        if arguments.get(name, supported) != supported:
-            raise ValueError(f"OmniTokenizer with {name}={arguments[name]!r} is not supported, only {supported!r}")
-    kinds = {name: type(value) for name, value in vars(OmniTokenizerConfig()).items()}
-    values = {name: _argument(arguments, published, kinds[name]) for name, published in ARGUMENTS.items()}
-    depth, blocks = _argument(arguments, "spatial_depth", int), values["encoder_blocks"]
-    if depth != len(blocks):
-        raise ValueError(f"OmniTokenizer with spatial_depth={depth} cannot have the {len(blocks)} layers {blocks!r}")
-    strides = arguments.get("q_strides", "1")  # of an older version of the published code, a digit per layer
-    if set(strides) != {"1"}:
-        raise ValueError(f"OmniTokenizer with q_strides={strides!r} is not supported, only 1 everywhere")
-    return OmniTokenizerConfig(**values)
-
-
-def _argument(arguments: Mapping[str, Any], name: str, kind: type) -> Any:
-    """The value of an argument under either spelling."""
-    spellings = [name, name.replace("causal", "casual")] if name.startswith("causal") else [name]
-    given = {spelling: arguments[spelling] for spelling in spellings if spelling in arguments}
-    if not given and name in ABSENT:
-        return ABSENT[name]
-    if not given:
-        raise ValueError(f"the OmniTokenizer arguments lack {' or '.join(spellings)}")
-    value, *others = given.values()
-    if any(other != value for other in others):
-        raise ValueError(f"the OmniTokenizer arguments contradict each other: {given}")
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ValueError(
-            f"OmniTokenizer with {next(iter(given))}={value!r} is not supported, only type {kind.__name__}"
-        )
-    return value
-
-
-def _check_published(
-    held: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], config: OmniTokenizerConfig
-) -> None:
-    rows = held["pre_vq_conv.1.weight"].shape[:1] if "pre_vq_conv.1.weight" in held else None
-    if rows == (config.latent_channels,):
-        raise CheckpointError(
-            f"pre_vq_conv.1.weight has {rows[0]} rows where a VAE has {2 * rows[0]}, mean and log variance: "
-            "this OmniTokenizer quantises; take one of the files named _vae"
-        )
-    shapes = {name: tuple(tensor.shape) for name, tensor in held.items()}
-    differences = {
-        "missing": [name for name in expected if name not in shapes],
-        "unexpected": [name for name in shapes if name not in expected],
-        "of another shape": [
-            f"{name} {shapes[name]} instead of {shape}"
-            for name, shape in expected.items()
-            if name in shapes and shapes[name] != shape
-        ],
-    }
-    if any(differences.values()):
-        listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in differences.items() if names)
-        raise CheckpointError(f"these weights are not the OmniTokenizer that their arguments describe: {listed}")
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
