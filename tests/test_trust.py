@@ -19,7 +19,7 @@ from magi.cli.tokenizer_convert import main as convert_command
 from magi.tokenizers.published import untrusted
 from magi.tokenizers.published.convert import convert
 from magi.tokenizers.published.facts import PUBLISHED
-from magi.tokenizers.published.omnitokenizer import from_published
+from magi.tokenizers.published.omnitokenizer_names import from_published
 from magi.tokenizers.published.placed import find_folder
 from magi.tokenizers.published.stable_diffusion import StableDiffusionAutoencoder
 from magi.tokenizers.published.trust import PIN_FILE, Contents, Trust, Untrusted, read_code, sha256_of
