@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from magi import checkpoint
 from magi.tokenizers.protocol import Posterior, latent_shape_of
+from magi.tokenizers.published.fitting import network_settings
 from magi.tokenizers.published.libraries import diffusers
 
 LATENT_CHANNELS = 16  # of every published Cosmos tokenizer with continuous latents
@@ -79,14 +80,8 @@ def config_of(described: Mapping[str, Any], source: str) -> CosmosConfig:
     Raises:
         ValueError: it is of another network, or says something that is not understood here.
     """
-    named = described.get("_class_name", "AutoencoderKLCosmos")
-    if named != "AutoencoderKLCosmos":
-        raise ValueError(f"{source} is of a {named}, expected an AutoencoderKLCosmos")
-    data = {key: value for key, value in described.items() if not key.startswith("_") and key not in OF_NO_EFFECT}
-    for name in ("in_channels", "out_channels"):
-        if data.pop(name, 3) != 3:
-            raise ValueError(f"{source}: {name} is {described[name]}, expected the 3 of RGB")
-    return checkpoint.read_config(CosmosConfig, data)
+    settings = network_settings(described, "AutoencoderKLCosmos", of_no_effect=OF_NO_EFFECT, source=source)
+    return checkpoint.read_config(CosmosConfig, settings)
 
 
 def statistics_of(described: Mapping[str, Any], channels: int) -> tuple[Tensor, Tensor] | None:

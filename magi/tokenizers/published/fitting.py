@@ -1,4 +1,4 @@
-"""Weights of others in a network of ours: what differs is listed, and nothing is half loaded.
+"""Settings and weights of others in a network of ours: what differs is listed, and nothing is half loaded.
 
 Knows names and shapes, and the statistics file that may lie beside published weights.
 """
@@ -6,8 +6,9 @@ Knows names and shapes, and the statistics file that may lie beside published we
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,30 @@ from magi import checkpoint
 
 SHOWN = 8  # differences named in an error: a wrong file has hundreds
 STATISTICS = "statistics"  # stem of the file
+
+
+def network_settings(
+    described: Mapping[str, Any], class_name: str, *, of_no_effect: Collection[str], source: str
+) -> dict[str, Any]:
+    """What diffusers' config.json says of the architecture of a network.
+
+    Args:
+        described: its content.
+        class_name: what the network must be.
+        of_no_effect: settings that are left out, since they are not of the architecture.
+        source: what the error calls it.
+
+    Raises:
+        ValueError: it is of another network, or of pictures that are not RGB.
+    """
+    named = described.get("_class_name", class_name)
+    if named != class_name:
+        raise ValueError(f"{source} is of a {named}, expected an {class_name}")
+    settings = {key: value for key, value in described.items() if not key.startswith("_") and key not in of_no_effect}
+    for name in ("in_channels", "out_channels"):
+        if settings.pop(name, 3) != 3:
+            raise ValueError(f"{source}: {name} is {described[name]}, expected the 3 of RGB")
+    return settings
 
 
 def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

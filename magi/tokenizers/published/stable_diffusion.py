@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from magi import checkpoint
 from magi.tokenizers.protocol import Posterior, latent_shape_of
+from magi.tokenizers.published.fitting import network_settings
 from magi.tokenizers.published.libraries import diffusers
 
 # The projections of an attention layer as diffusers called them before 2023, in files that are still published.
@@ -67,13 +68,7 @@ def config_of(described: Mapping[str, Any], source: str) -> StableDiffusionConfi
     Raises:
         ValueError: it is of another network, or says something that is not understood here.
     """
-    named = described.get("_class_name", "AutoencoderKL")
-    if named != "AutoencoderKL":
-        raise ValueError(f"{source} is of a {named}, expected an AutoencoderKL")
-    data = {key: value for key, value in described.items() if not key.startswith("_") and key not in OF_NO_EFFECT}
-    for name in ("in_channels", "out_channels"):
-        if data.pop(name, 3) != 3:
-            raise ValueError(f"{source}: {name} is {described[name]}, expected the 3 of RGB")
+    data = network_settings(described, "AutoencoderKL", of_no_effect=OF_NO_EFFECT, source=source)
     for name in ("latents_mean", "latents_std"):
         if data.pop(name, None) is not None:
             raise ValueError(f"{source}: {name} is given; Stable Diffusion's latents have one scaling_factor instead")
