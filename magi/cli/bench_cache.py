@@ -24,7 +24,7 @@ from magi.data.latent_store import LatentStore
 from magi.data.latents import LatentSource, cache_cost
 from magi.distributed import Device, pick_device
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import Decoded, EncodeRun, encode, read
+from magi.experiments.encode import Decoded, EncodeRun, encode, opener_of_threads, read
 from magi.experiments.presets import PRESETS
 from magi.experiments.video import preparation
 from magi.model.magi import Magi
@@ -128,8 +128,10 @@ def measure_stages(
 
     store = make()
 
+    opener = opener_of_threads()  # in another process, as encoding reads
+
     def decode() -> list[Decoded]:
-        return [read(listing.path(number), e.name, store.recipe) for number, e in enumerate(listing.entries)]
+        return [read(listing.path(number), e.name, store.recipe, opener) for number, e in enumerate(listing.entries)]
 
     decoded = decode()
     pixels = [to_pixels(video.frames[:, None].to(device)) for video in decoded if video.frames is not None]
