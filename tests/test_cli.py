@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -228,6 +229,37 @@ def test_errors_are_one_line(
     places = {"MODEL": str(model), "CLIPS": str(clips)}
     assert told in failure(capsys, *[places.get(word, word) for word in words.split()])
     assert not Path("x").exists()
+
+
+def test_a_reader_who_has_enough_is_no_error() -> None:
+    """`magi info tiny | head -0`: nothing is told, and the code is that of a command whose pipe was closed."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "magi", "info", "tiny"]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (cli.CLOSED, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the output's own reader may leave in silence."""
+
+    def broken(arguments: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "of a worker")
+
+    monkeypatch.setattr("magi.cli.info.compute", broken)
+    assert cli.main(["info", "tiny"]) == cli.MISUSE
+    assert "of a worker" in capsys.readouterr().err
+
+
+def test_weights_of_diffusers_need_a_name(tmp_path: Path) -> None:
+    """The folder alone does not say how its latents are scaled, so the error says how to name it."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "diffusion_pytorch_model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"weights as diffusers writes them.*NAME:.*sd14"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_an_unknown_verb_is_corrected(capsys: pytest.CaptureFixture[str]) -> None:

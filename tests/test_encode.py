@@ -167,6 +167,25 @@ def test_new_videos_make_new_shards(videos: Path, tmp_path: Path) -> None:
     assert len(identities) == 3
 
 
+def test_a_video_that_was_repaired_is_told_of_no_more(videos: Path, tmp_path: Path) -> None:
+    """Neither what was found of the broken file nor that it was encoded speaks of the videos that are there now."""
+    shutil.copytree(videos, tmp_path / "videos")
+    config = folder_config(tmp_path / "videos")
+    run = EncodeRun(DataConfig("folder", folder=config), tokenizer="toy", videos_per_shard=3, workers=0)
+
+    def again() -> LatentStore:
+        return encode(run, list_videos(config), autoencoder(), fingerprint="toy", out=tmp_path / "cache")
+
+    for _ in range(2):  # it is told of as long as it is there
+        with pytest.warns(UserWarning, match=r"not used: two/junk\.mp4"):
+            again()
+    shutil.copy(tmp_path / "videos" / "one" / "e.mp4", tmp_path / "videos" / "two" / "junk.mp4")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="not used")
+        told = summary(again(), run.data)
+    assert "7 of 7" in told and "0 unreadable; 1 more that have gone or changed since" in told
+
+
 def test_a_shard_that_was_deleted_is_made_again(videos: Path, whole: Files, tmp_path: Path) -> None:
     """It is the same, and the only one that is made."""
     encoded(videos, tmp_path / "cache", autoencoder())
@@ -593,13 +612,15 @@ def test_commands_that_cannot_be_meant(
 
 def test_the_bench_of_the_cache_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All that it measures is a positive number, and latents are read faster than videos are decoded and encoded."""
-    few = "--videos 1 --frames 20 --batch 1 --repeats 1 --device cpu --threads 1 --json".split()
+    few = "--quick --device cpu --threads 1 --json".split()
     assert magi("bench", "cache", *few, tmp_path / "b.json") == 0
     report = json.loads((tmp_path / "b.json").read_text())
     assert report["training"]["ratio"]["batch"]["median"] > 1
     assert all(stage["frames_per_second"]["median"] > 0 for stage in report["encoding"].values())
     assert report["bytes"]["video of latents, both sides"] == 20 * 2 * 2 * 2 * 4 * 8 * 8
     assert "times faster from latents" in capsys.readouterr().out
+    assert magi("bench", "cache", "--quick", "--videos", "2") == cli.MISUSE
+    assert "--videos has no effect with --quick" in capsys.readouterr().err
 
 
 def magi(*words: str | Path) -> int:

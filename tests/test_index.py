@@ -3,6 +3,7 @@ what follows from the lengths in it."""
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -230,6 +231,20 @@ def test_a_killed_count_goes_on_where_it_was(real: Path, tmp_path: Path, monkeyp
     opened.clear()
     assert build_index(selection, file, count=True)[0] == built
     assert len(opened) == 4, "what could not be read is tried again"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_another_place_is_asked_for(
+    number: int, real: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A data set on a read-only disk, or of another user."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, "refused", "there/index.partial")
+
+    monkeypatch.setattr("magi.cli.data.build_index", refuse)
+    assert cli.main(["data", "index", str(real)]) == cli.MISUSE
+    assert "there/index.partial cannot be written: name a place for the index with --out" in capsys.readouterr().err
 
 
 # What cannot be read

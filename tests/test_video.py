@@ -9,12 +9,14 @@ import resource
 import struct
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -516,6 +518,20 @@ def test_fit_keeps_the_centre_and_does_not_alias() -> None:
     np.testing.assert_array_equal(fit(frames[:, :, :40], 40), frames[:, :, :40])
     chequers = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[None, :, :, None].repeat(3, -1)
     assert np.abs(resize(chequers, 21, 21).astype(int)[:, 2:-2, 2:-2] - 127).max() < 20
+
+
+def test_frames_that_must_not_be_written_are_resized_in_silence() -> None:
+    """Frames of another process or of a picture are read-only; they are copied, and the same comes out."""
+    frames = np.random.default_rng(0).integers(0, 256, (2, 9, 12, 3), dtype=np.uint8)
+    expected = fit(frames, 5)
+    frames.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.set_warn_always(True)  # torch warns once in a process, which may have been before
+        try:
+            assert np.array_equal(fit(frames, 5), expected)
+        finally:
+            torch.set_warn_always(False)
 
 
 def test_fit_cuts_where_it_is_told() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Module, whose `main` takes the arguments after the verb and returns the exit code, and what it is for."""
 
-MISUSE, INTERRUPTED = 2, 130  # exit codes: an error the user can mend, and Ctrl-C as shells count it
+MISUSE, INTERRUPTED, CLOSED = 2, 130, 141  # exit codes: an error the user can mend, Ctrl-C and SIGPIPE as shells count
 
 
 def usage() -> str:
@@ -80,7 +81,10 @@ def _run(verb: str, arguments: list[str]) -> int:
             configure_threads(_threads(arguments))
             with _trusting("--trust-code" in arguments):
                 code: int = import_module(VERBS[verb][0]).main(arguments)
+            sys.stdout.flush()
         except (ValueError, OSError, ImportError) as error:
+            if isinstance(error, BrokenPipeError) and _reader_has_gone():
+                return CLOSED
             if "--debug" in arguments:
                 raise
             tell("", error)
@@ -94,6 +98,17 @@ def _run(verb: str, arguments: list[str]) -> int:
             tell("", "interrupted")
             return INTERRUPTED
     return code
+
+
+def _reader_has_gone() -> bool:
+    """Whether the pipe that broke is that of the output, whose reader, head say, has enough; it is closed then."""
+    output = 1
+    asked = select.poll()
+    asked.register(output, 0)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # or Python's last flush would complain
+    return True
 
 
 @contextmanager

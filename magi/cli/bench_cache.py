@@ -34,6 +34,7 @@ from magi.tokenizers.protocol import Tokenizer, to_pixels
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.video import Frames, write_video
 
+QUICK: dict[str, Any] = {"videos": 1, "frames": 20, "batch": 1, "repeats": 1}
 TOKENIZER = "world64"  # light: with one of the published sizes, encoding while training costs far more
 
 
@@ -47,6 +48,8 @@ class BenchCacheArguments:
     a data set that does not fit into the memory.
     """
 
+    quick: bool = False
+    """Measure so little that the numbers only prove that everything runs."""
     videos: int = 8
     """How many."""
     frames: int = 120
@@ -61,11 +64,19 @@ class BenchCacheArguments:
     """auto is CUDA, else Apple's GPU, else the CPU."""
     common: CommonOptions = field(default_factory=Common)
 
+    def __post_init__(self) -> None:
+        changed = [name for name in QUICK if getattr(self, name) != getattr(type(self), name)]
+        if self.quick and changed:
+            raise ValueError(f"--{changed[0]} has no effect with --quick; leave one out")
+
 
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(BenchCacheArguments, words, usage="bench cache")
     check_counts(arguments, "videos", "batch", "repeats")
+    if arguments.quick:
+        arguments = replace(arguments, quick=False, **QUICK)
+        print("quick: these numbers only prove that everything runs")
     with tempfile.TemporaryDirectory() as folder:
         report = measure(arguments, Path(folder), pick_device(arguments.device))
     print(table(list(rows(report))))

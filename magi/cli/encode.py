@@ -34,8 +34,9 @@ class EncodeArguments:
     $ magi encode --verify cache
     $ torchrun --nproc_per_node 8 -m magi encode xl --data path/to/videos --tokenizer NAME --out cache
 
-    PRESET is tiny, small, base, large, xl or world64 and decides size, crop and mirroring; with a tokenizer that sees
-    several frames at once also the clips. The same command goes on after a kill, and adds videos that are new. Any
+    PRESET is tiny, small, base, large, xl, world64, or an experiment of the paper: ucf101-sd14, ucf101-cosmos,
+    k600-omni. It decides size, crop and mirroring; with a tokenizer that sees several frames at once also the clips.
+    The same command goes on after a kill, and adds videos that are new. Any
     number of processes and machines share the work by their RANK and WORLD_SIZE.
     """
 
@@ -132,11 +133,17 @@ def summary(store: LatentStore, data: DataConfig) -> str:
     shards = list(store.shards())
     made = [shard for shard in shards if store.has(shard)]
     records = [record for shard in made for record in store.records(shard)]
+    listed = [record for shard in made for record in store.listed(shard)]
+    gone, bad = len(records) - len(listed), sum(record.bad is not None for record in listed)
     readable = [record for record in records if record.bad is None]
     config, recipe = data.folder, store.recipe
     size = sum(path.stat().st_size for shard in made for path in (store.root / shard.name).iterdir())
     rows = [
-        ("videos", f"{len(records):,} of {len(store.listing.entries):,}", f"{len(records) - len(readable)} unreadable"),
+        (
+            "videos",
+            f"{len(listed):,} of {len(store.listing.entries):,}",
+            f"{bad} unreadable" + (f"; {gone} more that have gone or changed since" if gone else ""),
+        ),
         ("shards", f"{len(made)} of {len(shards)}", "" if len(made) == len(shards) else "the others are still to come"),
         ("on disk", quantity(size, "B"), f"{quantity(size / max(1, len(readable)), 'B')} per video"),
     ]

@@ -18,6 +18,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,6 +201,15 @@ class LatentStore:
             known.update((entry.name, entry.num_bytes) for entry in fresh)
             for part, first in enumerate(range(0, len(fresh), self.videos_per_shard)):
                 yield Shard(f"shard-{number:03d}-{part:05d}", tuple(fresh[first : first + self.videos_per_shard]))
+
+    @cached_property
+    def _listed(self) -> frozenset[tuple[str, int | None]]:
+        return frozenset((entry.name, entry.num_bytes) for entry in self.listing.entries)
+
+    def listed(self, shard: Shard) -> list[Record]:
+        """Its records of videos that are still in the listing, as they were encoded; the others serve no training."""
+        both = zip(shard.entries, self.records(shard), strict=True)
+        return [record for entry, record in both if (entry.name, entry.num_bytes) in self._listed]
 
     def has(self, shard: Shard) -> bool:
         """Whether the shard is there."""

@@ -236,13 +236,13 @@ def check_recipe(recipe: Recipe, config: LatentConfig) -> None:
     elif config.flip and not recipe.flip:
         fixed.append("flip")
         saved["flip"] = False
-    differences = [
-        f"{name} of the cache is {saved[name]!r}, of the run {getattr(config, name)!r}"
-        for name in fixed
-        if saved[name] != getattr(config, name)
-    ]
-    if differences:
-        raise ValueError(f"{config.path} holds other clips: {'; '.join(differences)}. Encode anew, or change the run")
+    differing = [name for name in fixed if saved[name] != getattr(config, name)]
+    if differing:
+        differences = [
+            f"{name} of the cache is {saved[name]!r}, of the run {getattr(config, name)!r}" for name in differing
+        ]
+        flags = " ".join(f"--data.latents.{name.replace('_', '-')} {saved[name]}" for name in differing)
+        raise ValueError(f"{config.path} holds other clips: {'; '.join(differences)}. Encode anew, or give {flags}")
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,11 @@ def load_tokenizer(name: str, *, trust: Trust | None = None) -> Tokenizer:
             f"tokenizer {name!r} is neither pixel[:STRIDE], nor a pretrained model, nor a folder with config.json, nor "
             f"one of {', '.join(PUBLISHED)} with :FOLDER; train one with magi tokenizer train"
         )
+    if not (directory / checkpoint.MANIFEST).is_file() and any(directory.glob("diffusion_pytorch_model.*")):
+        raise ValueError(
+            f"{directory} holds weights as diffusers writes them; say whose they are: NAME:{directory}, NAME being one "
+            f"of {', '.join(PUBLISHED)}"
+        )
     checkpoint.verify(directory)
     return restore(directory, json.loads((directory / "config.json").read_text()).get("tokenizer"), trust=trust)
 

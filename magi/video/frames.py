@@ -22,7 +22,8 @@ def resize(frames: Frames, height: int, width: int) -> Frames:
     """Return the frames (T, H, W, 3) as (T, height, width, 3): bicubic, with antialiasing where they shrink."""
     if frames.shape[1:3] == (height, width):
         return frames
-    pictures = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "t h w c -> t c h w")
+    pixels = np.require(frames, requirements=["C", "W"])  # torch warns of memory that it must not write
+    pictures = rearrange(torch.from_numpy(pixels), "t h w c -> t c h w")
     pictures = functional.interpolate(pictures, size=(height, width), mode="bicubic", antialias=True)
     return np.ascontiguousarray(rearrange(pictures, "t c h w -> t h w c").numpy())
 
