@@ -29,7 +29,8 @@ from magi.data.folder import FolderSource, list_videos
 from magi.data.latent_store import LatentStore, Record, begin_store, is_store, read_store
 from magi.data.latents import LatentSource, diversity
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import Decoded, EncodeRun, ahead, encode, recipe_of, share_of_environment
+from magi.experiments.encode import EncodeRun, encode, recipe_of, share_of_environment
+from magi.experiments.footage import Decoded, ahead
 from magi.experiments.video import pictures, preparation
 from magi.sampling.release import load
 from magi.tokenizers.autoencoder import Autoencoder
@@ -627,3 +628,18 @@ def magi(*words: str | Path) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return cli.main([str(word) for word in words])
+
+
+@pytest.mark.parametrize(("gain", "told"), [(1.0, False), (0.05, True), (20.0, True)])
+def test_latents_of_another_scale_are_told(videos: Path, tmp_path: Path, gain: float, told: bool) -> None:
+    """A tokenizer whose statistics nobody measured makes latents that drown in the injected noise, or are not touched
+    by it; training would go on for days without a word. The first shard shows it."""
+    tokenizer = autoencoder()
+    tokenizer.measure_statistics([to_pixels(FolderSource(folder_config(videos)).clips(range(6)).video)])
+    tokenizer.scale.div_(gain)
+    config = folder_config(videos)
+    run = EncodeRun(DataConfig("folder", folder=config), tokenizer="toy")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        encode(run, list_videos(config), tokenizer, fingerprint="toy", out=tmp_path / "cache")
+    assert any("magi tokenizer stats measures them" in str(warning.message) for warning in caught) == told

@@ -24,7 +24,8 @@ from magi.data.latent_store import LatentStore
 from magi.data.latents import LatentSource, cache_cost
 from magi.distributed import Device, pick_device
 from magi.experiments.data import DataConfig
-from magi.experiments.encode import Decoded, EncodeRun, encode, opener_of_threads, read
+from magi.experiments.encode import EncodeRun, encode
+from magi.experiments.footage import Decoded, opener_of_threads, read
 from magi.experiments.presets import PRESETS
 from magi.experiments.video import preparation
 from magi.model.magi import Magi

@@ -11,19 +11,13 @@ channels, ``h`` x ``w`` cells.
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor
 
 from magi.choices import check_choices
@@ -31,32 +25,23 @@ from magi.data.datasets.listing import Entry, Listing
 from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig
 from magi.data.latent_store import (
     DTYPES,
-    NOWHERE,
     DrawnClips,
     LatentStore,
     Precision,
     Recipe,
     Record,
-    Slot,
     begin_store,
     ingest,
 )
-from magi.data.order import TooFew
 from magi.experiments.data import DataConfig
+from magi.experiments.footage import Decoded, ahead, opener_of_threads, read
 from magi.tokenizers.precision import ComputedIn, posterior_in
 from magi.tokenizers.protocol import Tokenizer, latent_frames, to_pixels
-from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, ticks
+from magi.tokenizers.statistics import channel_moments
+from magi.video import open_video
 
-FRAMES_AT_ONCE = 32  # converted to RGB together: those of a long video at full size would fill the memory
+FAR_MEAN, FAR_SCALE = 1.0, 2.5  # of a channel, from 0 and as a factor from 1: Stable Diffusion's are within
 DRAWN = 16  # clips per video where their number is not said
-
-
-class Opener(Protocol):
-    """Opens a video, up to so many frames."""
-
-    def __call__(self, path: Path, *, max_frames: int | None = None) -> ReadableVideo:
-        """Raises BadVideo where it cannot be read."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -85,15 +70,6 @@ class EncodeRun:
         for name, least in (("videos_per_shard", 1), ("batch_frames", 1), ("workers", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """A video ready for the tokenizer; or what is wrong with it."""
-
-    record: Record
-    frames: Tensor | None = None  # (F, 3, S, S) uint8, or clips (M, T, 3, S, S)
-    shown: NDArray[np.int64] | None = None  # (ticks,) of the frames, where the rate varies or damage has left gaps
 
 
 def recipe_of(run: EncodeRun, tokenizer: Tokenizer, *, fingerprint: str, deviation: bool) -> Recipe:
@@ -202,9 +178,30 @@ def encode(
                 tell(done, len(entries))
         store.write(shard, tensors, records)
         watched.note(shard.entries, records)
+        if shard is waiting[0]:
+            look_at_scale(tensors, recipe)
     if rank == 0:
         store.sweep("recipe", "source")  # both are there, so nobody writes them any more
     return store
+
+
+def look_at_scale(tensors: Mapping[str, Tensor], recipe: Recipe) -> None:
+    """Warn of latents that no model expects: noise is injected, and hidden, at a scale of one."""
+    means = [values for key, values in tensors.items() if key.endswith("/mean")]
+    if sum(len(values) for values in means) < 2:
+        return
+    clips = [(values if recipe.drawn else values[:, None]).float() for values in means]
+    try:
+        mean, deviation, _ = channel_moments(clips)
+    except ValueError:  # black films: nothing can be said of the scale
+        return
+    if float(mean.abs().max()) > FAR_MEAN or not bool(((deviation > 1 / FAR_SCALE) & (deviation < FAR_SCALE)).all()):
+        warnings.warn(
+            f"the channels of these latents have means from {mean.min():.2g} to {mean.max():.2g} and deviations from "
+            f"{deviation.min():.2g} to {deviation.max():.2g}, where a model takes 0 and 1 for granted: magi tokenizer "
+            "stats measures them and writes a tokenizer that is normalised",
+            stacklevel=3,
+        )
 
 
 def share_of_environment(environment: Mapping[str, str] | None = None) -> tuple[int, int, int]:
@@ -212,133 +209,6 @@ def share_of_environment(environment: Mapping[str, str] | None = None) -> tuple[
     told = os.environ if environment is None else environment
     rank, world_size = int(told.get("RANK", "0")), int(told.get("WORLD_SIZE", "1"))
     return rank, world_size, int(told.get("LOCAL_RANK", "0"))
-
-
-def ahead(entries: Sequence[Entry], prepare: Callable[[Entry], Decoded], *, workers: int) -> Iterator[Decoded]:
-    """Prepare entries in order, up to `workers` of them in threads while the caller is busy; 0 does so in turn.
-
-    Decoding and resizing leave Python's lock alone, so threads are enough, and nothing is copied between processes.
-    """
-    if not workers:
-        yield from map(prepare, entries)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Decoded]] = deque()
-        try:
-            for entry in entries:
-                waiting.append(pool.submit(prepare, entry))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-def opener_of_threads() -> Opener:
-    """Open videos in another process, one for each thread that does."""
-    own = threading.local()
-
-    def opened(path: Path, *, max_frames: int | None = None) -> ReadableVideo:
-        if not hasattr(own, "reader"):
-            own.reader = IsolatedReader()
-        video: ReadableVideo = own.reader.open(path, max_frames=max_frames)
-        return video
-
-    return opened
-
-
-def read(path: Path, name: str, recipe: Recipe, opener: Opener = open_video) -> Decoded:
-    """Decode what the recipe asks for of a video; a video that cannot be read keeps its place, with the reason."""
-    try:
-        decoded = opener(path, max_frames=recipe.max_frames)
-        shown = ticks(decoded.times)
-        record = Record(name, len(shown), problem=decoded.problem)
-        if recipe.drawn is not None:
-            return _read_clips(decoded, record, recipe)
-        used, places = np.unique(shown, return_inverse=True)
-        frames, problem = _read_frames(decoded, used, size=recipe.size)
-        there = np.array([frame is not None for frame in frames])
-        if not there.any():
-            return Decoded(Record(name, bad=problem))
-        rows = np.where(there, np.cumsum(there) - 1, NOWHERE)[places]
-        uneven = len(used) != len(shown) or not there.all()
-        record = replace(record, uneven=uneven, problem=problem or record.problem)
-        kept = np.stack([frame for frame in frames if frame is not None])
-        return Decoded(record, _tensor(kept), rows if uneven else None)
-    except BadVideo as error:
-        return Decoded(Record(name, bad=error.reason if error.path == str(path) else str(error)))
-
-
-def _read_frames(
-    decoded: ReadableVideo, indices: NDArray[np.int64], *, size: int
-) -> tuple[list[Frames | None], str | None]:
-    """Frames (S, S, 3), None for those that damage has spoilt, and what is wrong with the first of these.
-
-    Training from the videos passes over the clips that need such a frame and takes the others, so the cache must too.
-    """
-    frames: list[Frames | None] = []
-    problem = None
-    for first in range(0, len(indices), FRAMES_AT_ONCE):
-        chunk = indices[first : first + FRAMES_AT_ONCE]
-        try:
-            frames += list(decoded.rgb(chunk, size=size))
-            continue
-        except BadVideo:  # some of them
-            pass
-        for index in chunk:
-            try:
-                frames.append(decoded.rgb([int(index)], size=size)[0])
-            except BadVideo as error:
-                frames.append(None)
-                problem = problem or error.reason
-    return frames, problem
-
-
-def _read_clips(decoded: ReadableVideo, record: Record, recipe: Recipe) -> Decoded:
-    """The drawn clips (M, T, S, S, 3), without those that do not fit or that damage has spoilt."""
-    clips, slots, problem = [], list(_place(record.name, record.num_frames, recipe)), record.problem
-    for place, slot in enumerate(slots):
-        try:
-            if slot is not None:
-                clips.append(_clip(decoded, slot, recipe))
-        except BadVideo as error:
-            slots[place], problem = None, problem or error.reason
-    if problem and not clips:
-        return Decoded(Record(record.name, bad=problem))
-    record = replace(record, slots=tuple(slots), problem=problem)
-    return Decoded(record, _tensor(np.stack(clips)) if clips else None)
-
-
-def _place(name: str, num_frames: int, recipe: Recipe) -> tuple[Slot | None, ...]:
-    """The clips drawn of a video, None where the draw did not fit."""
-    drawn = recipe.drawn
-    assert drawn is not None
-    slots: list[Slot | None] = []
-    for clip in range(drawn.per_video):
-        draws = drawn.draws(name, clip)
-        try:
-            start, interval = drawn.shape.place(num_frames, draws)
-        except TooFew:
-            slots.append(None)
-            continue
-        at = (draws.top, draws.left) if recipe.crop == "random" else (0.5, 0.5)
-        slots.append(Slot(start, interval, recipe.flip and draws.flip < 0.5, *at))
-    return tuple(slots)
-
-
-def _clip(decoded: ReadableVideo, slot: Slot, recipe: Recipe) -> Frames:
-    """The frames (T, S, S, 3) of a drawn clip: interval, crop and mirroring come before the tokenizer."""
-    assert recipe.drawn is not None
-    count, size = recipe.drawn.num_frames, recipe.size
-    indices = clip_indices(decoded.times, start=slot.start, interval=slot.interval, count=count)
-    frames = decoded.rgb(indices, size=size, top=slot.top, left=slot.left)
-    return frames[:, :, ::-1] if slot.flip else frames
-
-
-def _tensor(frames: NDArray[np.uint8]) -> Tensor:
-    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "... h w c -> ... c h w").contiguous()
 
 
 def _latents(
