@@ -688,3 +688,19 @@ def test_an_unfinished_run_is_told_from_a_wrong_path(tmp_path: Path) -> None:
         ValueError, match=r"there is no .*release yet; a run writes one to RUN/release when it is finished"
     ):
         find_release(str(tmp_path / "release"))
+
+
+def test_a_warning_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong with a folder is found by every source that opens it, and is no news the second time; another
+    command tells it again."""
+
+    def look(_words: object) -> int:
+        for name in ("a.mp4", "b.mp4", "a.mp4"):
+            with warnings.catch_warnings():  # after which Python itself forgets what it has told
+                warnings.warn(f"not used: {name}", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("magi.cli.info.main", look)
+    for _ in range(2):
+        assert cli.main(["info"]) == 0
+        assert capsys.readouterr().err.splitlines() == [f"magi info: warning: not used: {n}.mp4" for n in "ab"]

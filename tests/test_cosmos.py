@@ -16,7 +16,8 @@ from magi import checkpoint, cli
 from magi.cli.runs import data_flags
 from magi.cli.tokenizer_convert import main as convert_command
 from magi.data.datasets.listing import Entry, Listing
-from magi.data.latent_store import Recipe, begin_store
+from magi.data.latent_recipe import Recipe
+from magi.data.latent_store import begin_store
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig

@@ -113,6 +113,8 @@ def test_info_plans_an_experiment(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"clips of 17 frames are never {frames} latent frames" in capsys.readouterr().err
     assert cli.main("info tiny --count 8".split()) == cli.MISUSE
     assert "--count has no effect without --gpu" in capsys.readouterr().err
+    assert cli.main("info k600-omni --gpu h200 --count 0".split()) == cli.MISUSE
+    assert "--count must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", WALKS)

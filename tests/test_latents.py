@@ -24,7 +24,8 @@ from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.data.clips import BEYOND, LatentClips
 from magi.data.folder import FolderConfig, FolderSource
-from magi.data.latent_store import DrawnClips, LatentStore, Recipe, Slot, open_shard, read_store
+from magi.data.latent_recipe import DrawnClips, Recipe
+from magi.data.latent_store import LatentStore, Slot, open_shard, read_store
 from magi.data.latents import LatentConfig, LatentSource, cache_cost, diversity
 from magi.data.loader import batches
 from magi.data.order import ClipShape, TooFew, candidates

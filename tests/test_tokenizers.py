@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.pixel import PixelTokenizer
 from magi.tokenizers.precision import posterior_in
 from magi.tokenizers.protocol import Tokenizer
+from magi.tokenizers.store import fingerprint, load_tokenizer, save_autoencoder
 
 SMALL = AutoencoderConfig(channels=(16, 16, 32), encoder_blocks=(1, 1), decoder_blocks=(1, 1, 1))
 STRIDE_4 = AutoencoderConfig(latent_channels=3, channels=(16, 32), encoder_blocks=(1,), decoder_blocks=(1, 1))
@@ -217,3 +220,12 @@ def test_half_precision_is_near_and_told_in_float32() -> None:
     for one, other in ((exact.mean, rough.mean), (exact.deviation, rough.deviation)):
         assert one is not None and other is not None and one.dtype == other.dtype == torch.float32
         assert 1e-5 < float((one - other).abs().mean() / one.std()) < 0.03
+
+
+def test_a_run_is_named_for_its_tokenizer(tmp_path: Path) -> None:
+    """`magi tokenizer train --out RUN` writes RUN/release; RUN means it, as a model's run means the model."""
+    save_autoencoder(tmp_path / "run" / "release", lively(SMALL), "", run={})
+    one, other = (load_tokenizer(str(tmp_path / place)) for place in ("run", "run/release"))
+    assert fingerprint(one) == fingerprint(other)
+    with pytest.raises(ValueError, match="neither pixel"):
+        load_tokenizer(str(tmp_path))

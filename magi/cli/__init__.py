@@ -75,8 +75,15 @@ def _run(verb: str, arguments: list[str]) -> int:
     def tell(kind: str, message: object) -> None:
         print(f"magi {verb}: {kind}{' '.join(str(message).split())}", file=sys.stderr)
 
+    told: set[str] = set()  # of warnings: each source of one folder would repeat what is wrong with it
+
+    def warn(message: Warning | str, *_args: object, **_rest: object) -> None:
+        if str(message) not in told:
+            told.add(str(message))
+            tell("warning: ", message)
+
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: tell("warning: ", message)
+        warnings.showwarning = warn
         try:
             configure_threads(_threads(arguments))
             with _trusting("--trust-code" in arguments):

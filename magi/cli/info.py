@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from magi.checkpoint import read_config
-from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
+from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
 from magi.cli.models import describe, find_release, sample_settings
 from magi.cli.show import quantity
 from magi.experiments.encode import DRAWN
@@ -55,6 +55,7 @@ class InfoArguments:
         for option in ("count", "mfu"):
             if getattr(self, option) is not None and self.gpu is None:
                 raise ValueError(f"--{option} has no effect without --gpu")
+        check_counts(self, "count", "clips_per_video")
 
 
 def main(words: Sequence[str]) -> int:

@@ -25,7 +25,8 @@ from torch import Tensor
 from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
 from magi.data.clips import LatentClips
-from magi.data.latent_store import DTYPES, NOWHERE, Crop, Recipe, Slot, open_shard, read_store
+from magi.data.latent_recipe import DTYPES, Crop, Recipe
+from magi.data.latent_store import NOWHERE, Slot, open_shard, read_store
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
 
 MOST_OPEN = 256  # shards mapped at once by a process

@@ -23,16 +23,8 @@ from torch import Tensor
 from magi.choices import check_choices
 from magi.data.datasets.listing import Entry, Listing
 from magi.data.folder import FAIR_SAMPLE, TOLERATED, FolderConfig
-from magi.data.latent_store import (
-    DTYPES,
-    DrawnClips,
-    LatentStore,
-    Precision,
-    Recipe,
-    Record,
-    begin_store,
-    ingest,
-)
+from magi.data.latent_recipe import DTYPES, DrawnClips, Precision, Recipe
+from magi.data.latent_store import LatentStore, Record, begin_store, ingest
 from magi.experiments.data import DataConfig
 from magi.experiments.footage import Decoded, ahead, opener_of_threads, read
 from magi.tokenizers.precision import ComputedIn, posterior_in

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from magi.data.datasets.listing import Entry
-from magi.data.latent_store import NOWHERE, Recipe, Record, Slot
+from magi.data.latent_recipe import Recipe
+from magi.data.latent_store import NOWHERE, Record, Slot
 from magi.data.order import TooFew
 from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, open_video, ticks
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from magi.data.latent_store import DrawnClips, Recipe
+from magi.data.latent_recipe import DrawnClips, Recipe
 from magi.data.latents import CacheCost, cache_cost
 from magi.experiments.encode import DRAWN
 from magi.experiments.video import VideoRun

@@ -198,6 +198,8 @@ def load_tokenizer(name: str, *, trust: Trust | None = None) -> Tokenizer:
     if kind in PUBLISHED:
         return _load_published(PUBLISHED[kind], argument, trust or Trust())
     directory = find(name)
+    if not (directory / "config.json").is_file() and (directory / "release" / "config.json").is_file():
+        directory = directory / "release"  # of a run, as models are named by their run's folder
     if not (directory / "config.json").is_file():
         raise ValueError(
             f"tokenizer {name!r} is neither pixel[:STRIDE], nor a pretrained model, nor a folder with config.json, nor "

@@ -18,6 +18,7 @@ Shapes:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import log2
@@ -98,7 +99,7 @@ def statistics_of(described: Mapping[str, Any], channels: int) -> tuple[Tensor, 
     return means.mean(dim=1).float(), variance.sqrt().float()
 
 
-class _Causal(nn.Module):
+class _Causal(nn.Module, ABC):
     """What both forms share: strides, statistics, and the layout of pixels and latents."""
 
     shift: Tensor
@@ -113,13 +114,13 @@ class _Causal(nn.Module):
         self.register_buffer("shift", torch.zeros(channels))  # (C,)
         self.register_buffer("scale", torch.ones(channels))  # (C,)
 
+    @abstractmethod
     def _encoded(self, videos: Tensor) -> Tensor:
         """Latents (b, C, t, h, w) of ``videos`` (b, 3, T, H, W), as the network gives them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decoded(self, latents: Tensor) -> Tensor:
         """Videos (b, 3, T, H, W) of ``latents`` (b, C, t, h, w), as the network gives them."""
-        raise NotImplementedError
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """Return (t, C, h, w); ValueError if the strides do not divide the video."""
