@@ -16,14 +16,10 @@ def main() -> int:
     parser.add_argument("--scale", choices=list(SCALES), default="smoke", help="how large")
     parser.add_argument("--out", type=Path, default=None, help="where models and clips are kept; runs/reproduce-SCALE")
     parser.add_argument("--results", type=Path, default=None, help="where results go; results/reproduce/SCALE")
-    parser.add_argument("--only", nargs="+", default=None, metavar="PART", help="training, or names of studies")
+    parser.add_argument("--only", nargs="+", default=None, metavar="PART", help="names of studies")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--minutes", type=float, default=None, help="stop after so long, to be resumed")
     given = parser.parse_args()
-    reproduce(
-        given.scale, folder=given.out, results=given.results, only=given.only, device=given.device,
-        minutes=given.minutes,
-    )  # fmt: skip
+    reproduce(given.scale, folder=given.out, results=given.results, only=given.only, device=given.device)
     return 0
 
 

@@ -5,16 +5,19 @@ Whatever is finished is never done again: a reproduction that was stopped goes o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from magi.bench.training import count_training_flops
 from magi.distributed import Device, Distributed, pick_device
+from magi.report.studies import Study
 from magi.reproduce.plan import register
-from magi.reproduce.runs import ablations, equal_flops, headline
 from magi.reproduce.scale import SCALES, Scale, ScaleName
-from magi.reproduce.workshop import Workshop
+from magi.reproduce.studies import exposure, footage, forcing, interval, length, quality, time, unconditional
+from magi.reproduce.workshop import Workshop, machine, today, write_json
+
+PARTS = ("forcing", "exposure", "unconditional", "time", "length", "interval", "quality", "footage")
 
 
 def reproduce(
@@ -24,7 +27,6 @@ def reproduce(
     results: Path | None = None,
     only: Sequence[str] | None = None,
     device: Device = "auto",
-    minutes: float | None = None,
 ) -> Path:
     """Run what is not yet there; returns the folder of results.
 
@@ -32,21 +34,45 @@ def reproduce(
         name: the scale.
         folder: where models and clips are kept.
         results: where results go.
-        only: some of the parts; all by default.
+        only: names of studies; all by default. What they need is trained.
         device: where to compute.
-        minutes: stop after so long at the next point from which the same command goes on.
 
     Raises:
-        ValueError: the folder of results is another plan's.
+        ValueError: the folder of results is another plan's, or there is no such study.
     """
+    if unknown := sorted(set(only or ()) - set(PARTS)):
+        raise ValueError(f"no study is called {unknown[0]!r}; there are {', '.join(PARTS)}")
     scale = SCALES[name]
     folder, results = folder or Path("runs") / f"reproduce-{name}", results or Path("results/reproduce") / name
     workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)))
     ratio = flops_ratio(scale)
     print(f"plan {register(workshop, name, ratio)[:12]}, results in {results}", flush=True)
-    for recipe in (*headline(scale), *ablations(scale), *equal_flops(scale, ratio)):
-        workshop.trained(recipe)
+    studies: dict[str, Callable[[], Study]] = {
+        "forcing": lambda: forcing.study(workshop, ratio),
+        "exposure": lambda: exposure.study(workshop),
+        "unconditional": lambda: unconditional.study(workshop),
+        "time": lambda: time.study(workshop),
+        "length": lambda: length.study(workshop),
+        "interval": lambda: interval.study(workshop),
+        "quality": lambda: quality.study(workshop),
+        "footage": lambda: footage.study(workshop),
+    }
+    for part in only or PARTS:
+        path = results / f"{part}.json"
+        if path.is_file():
+            print(f"{part}: {path} is there", flush=True)
+            continue
+        found = replace(
+            studies[part](), command=command(name), machine=machine(workshop.distributed.device), date=today()
+        )
+        write_json(path, {"kind": "magi study", **asdict(found)})
+        print(f"{part}: {found.verdict}. {found.answer}", flush=True)
     return results
+
+
+def command(name: ScaleName) -> str:
+    """What runs it again."""
+    return f"magi reproduce --scale {name}"
 
 
 def flops_ratio(scale: Scale) -> float:

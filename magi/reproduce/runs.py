@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from magi.experiments.data import DataConfig
-from magi.reproduce.scale import Scale
 from magi.experiments.video import VideoRun
 from magi.model.config import Forcing
+from magi.reproduce.scale import Scale
 from magi.training.loop import TrainConfig
 from magi.training.optim import OptimConfig
 

@@ -21,10 +21,10 @@ import torch
 
 from magi.data.clips import BEYOND
 from magi.distributed import Distributed
-from magi.reproduce.runs import Recipe, training, tuning
-from magi.reproduce.scale import Scale
 from magi.experiments.video import VideoRun, preparation_of, train_video
 from magi.model.config import Forcing
+from magi.reproduce.runs import Recipe, training, tuning
+from magi.reproduce.scale import Scale
 from magi.sampling.release import Release, load
 
 HELD_OUT = 64  # clips that no run trains on, for the loss that the tuning compares
@@ -45,7 +45,7 @@ class Workshop:
     def trained(self, recipe: Recipe) -> Release:
         """The model of a recipe, trained now unless it has been."""
         rate = self.tuned(recipe.forcing)["learning_rate"]
-        return self._train(recipe.name, training(self.scale, recipe, learning_rate=rate))
+        return self.train(recipe.name, training(self.scale, recipe, learning_rate=rate))
 
     def tuned(self, forcing: Forcing) -> Mapping[str, Any]:
         """What the tuning chose for a paradigm; both had the same choices and the same number of clips.
@@ -63,11 +63,12 @@ class Workshop:
         for rate in self.scale.learning_rates:
             run = tuning(self.scale, forcing, learning_rate=rate)
             name = f"tuning-{forcing}-lr{rate:g}"
-            self._train(name, run)
+            self.train(name, run)
             losses[rate] = json.loads((self.results / "runs" / f"{name}.json").read_text())["held-out loss"]
         return {"learning_rate": min(losses, key=losses.__getitem__), "held-out loss by learning rate": losses}
 
-    def _train(self, name: str, run: VideoRun) -> Release:
+    def train(self, name: str, run: VideoRun) -> Release:
+        """The model of any run, trained under a name unless it has been."""
         run_dir = self.folder / "runs" / name
         release = run_dir / "release"
         known = self.results / "runs" / f"{name}.json"
