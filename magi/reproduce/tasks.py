@@ -8,7 +8,7 @@ Shapes: N clips, T frames, F = T - context generated ones, D features, K bodies,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -78,7 +78,7 @@ def grade(video: Tensor, test: WorldTest, *, context: int) -> Grade:
         truth = states.position[:, context : context + made.shape[1]]
         error, right = dynamics.position_error(tracks, truth), dynamics.count_correct(tracks).double()
     else:
-        error = right = torch.full(made.shape[:2], torch.nan, dtype=torch.float64)
+        error, right = torch.full((2, *made.shape[:2]), torch.nan, dtype=torch.float64)
     clips, frames = detector.load(), detector.load_frames()
     by_frame = [frames.features(frame[:, None]) for frame in video.unbind(1)]
     return Grade(clips.features(video), torch.stack(by_frame, dim=1), error, right, video[:SHOWN].clone())
@@ -125,7 +125,7 @@ def graded(workshop: Workshop, name: str, compute: Callable[[], Grade]) -> Grade
     folder = workshop.folder / "grades" / name
     if not folder.is_dir():
         found = compute()
-        tensors = {key: getattr(found, key) for key in Grade.__dataclass_fields__}
+        tensors = {field.name: getattr(found, field.name).clone() for field in fields(Grade)}
         checkpoint.save(folder, {"grade": tensors}, {})
     return Grade(**checkpoint.load_tensors(folder, "grade", None))
 

@@ -100,7 +100,7 @@ class Workshop:
 def held_out_loss(run: VideoRun, release: Release) -> float:
     """The loss on clips that no run trains on, at fixed draws; comparable within one paradigm only."""
     device = release.model.head_position.device
-    prepare, source = preparation_of(run, release.tokenizer, device), run.data.source()
+    prepare, source = preparation_of(run, release.tokenizer, device), run.data.training_source()
     losses = [
         float(release.model(*prepare(source.clips(range(first, first + 8)), index))["loss"])
         for index, first in enumerate(range(BEYOND, BEYOND + HELD_OUT, 8))

@@ -83,7 +83,7 @@ def study(workshop: Workshop) -> Study:
         claim="CTF is better than MTF (§5.2; on UCF-101).",
         verdict="measured",
         answer=f"Over {FRAMES - FIVE.context} frames after 5 given, CTF is {float(gain.mean()):+.2f} dB of PSNR from "
-        f"MTF (standard error over clips {error:.2f}), and moves {moving['CTF']:.2f} times as much as what happened, MTF "
+        f"MTF (standard error over clips {error:.2f}). It moves {moving['CTF']:.2f} times as much as the truth, MTF "
         f"{moving['MTF']:.2f} times. One seed.",
         protocol={
             "footage": f"ViZDoom, {footage.train_episodes} episodes of {footage.frames} frames on the training levels; "
