@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from magi.evaluation.dynamics import track
-from magi.evaluation.speed import frame_speed
+from magi.evaluation.speed import mean_speed
 from magi.evaluation.uncertainty import Interval, bootstrap_mean
 from magi.report.studies import Curves, Series, Study, Table, Verdict
 from magi.reproduce.models import sampling
@@ -81,7 +81,7 @@ def speed_of(video: Tensor, workshop: Workshop, interval: int) -> Tensor:
     """Mean speed (N,) px per frame of the bodies of the evaluation's scenes; NaN where none was found twice."""
     states = test_clips(workshop, replace(FIRST, interval=interval)).states
     tracks = track(video, states.color, present=states.present, radius=states.radius)
-    return frame_speed(tracks)
+    return mean_speed(tracks)
 
 
 def interval_of(values: Tensor) -> Interval:
