@@ -1,5 +1,5 @@
-"""The models that ship with the package, one folder each: weights, configuration, and a card that says how they were
-made."""
+"""The networks that ship with the package, one folder each: weights, configuration, and a card that says how they were
+made. Most are models to sample from; a detector, which only looks, has weights of another name."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ SHELF = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The pretrained models there are."""
-    return sorted(path.parent.name for path in SHELF.glob("*/config.json"))
+    """The pretrained models there are to sample from."""
+    return sorted(path.parent.name for path in SHELF.glob("*/model.safetensors"))
 
 
 def find(name: str | Path) -> Path:

@@ -1,0 +1,240 @@
+"""The detectors that need no download: features of a small network that learned the physics of the procedural world.
+
+It is trained on rendered worlds to say how many bodies there are, where, how fast, how hard they fall and when they
+bounce (`magi.experiments.world_detector`), and ships with the package. A distance between its features is a world-FVD
+(whole clips) or a world-FID (single frames): numbers of their own, comparable with no published one.
+
+A clip is judged at 64 x 64 pixels. Convolutions look at each frame, others compare its features with those of the
+frames before and after; a clip's features are the mean over places and frames. 16 frames are usual, any number from 4 is
+right, and two sets are only to be compared at one number.
+
+Shapes: B clips, T frames, D features, C channels, H x W pixels, h = w = 8 places.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from magi import checkpoint
+from magi.pretrained import SHELF
+
+NAME = "world-detector"
+WEIGHTS = "detector"  # not `model`: this folder holds no model to sample from
+SIZE = 64  # pixels on a side, and the side of the worlds that were learned
+FEWEST_FRAMES = 4  # fewer show no motion that changes
+CLIPS_PER_CHUNK = 16
+"""Clips computed at a time, to bound memory."""
+PREPARATION = "area to 64 x 64, x / 127.5 - 1, mean over places and frames"
+"""What happens before and after the network: a part of the fingerprint."""
+
+
+@dataclass(frozen=True)
+class WorldNetworkConfig:
+    """Size of the network.
+
+    Args:
+        width: channels at 16 x 16 places.
+        dim: D, channels at 8 x 8 places and so features of a clip or a frame.
+        depth: blocks that compare frames, each with its two neighbours.
+    """
+
+    width: int = 32
+    dim: int = 64
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+
+
+class MotionBlock(nn.Module):
+    """Compare each frame with the one before and the one after, then spread what was found: (B, T, C, h, w) to same.
+
+    Beyond its ends a clip stands still. There is no normalisation, so no clip can see another.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.across_frames = nn.Conv3d(dim, dim, (3, 1, 1))
+        self.across_places = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = torch.cat([x[:, :1], x, x[:, -1:]], dim=1)
+        seen = functional.gelu(self.across_frames(rearrange(padded, "b t c h w -> b c t h w")))
+        spread = self.across_places(rearrange(seen, "b c t h w -> (b t) c h w"))
+        return x + spread.unflatten(0, x.shape[:2])
+
+
+class WorldNetwork(nn.Module):
+    """Features of every place of every frame: first of the frame alone, then with its neighbours in time."""
+
+    def __init__(self, config: WorldNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, dim = config.width, config.dim
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, width, 6, stride=4, padding=1), nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(width, dim, 3, stride=2, padding=1), nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(),
+        )  # fmt: skip
+        self.blocks = nn.ModuleList(MotionBlock(dim) for _ in range(config.depth))
+        self.last = nn.Conv2d(dim, dim, 1)
+
+    def still(self, pixels: Tensor) -> Tensor:
+        """Features (B, T, D, h, w) of pixels (B, T, 3, 64, 64) in -1..1; a frame's depend on no other frame."""
+        features: Tensor = self.trunk(pixels.flatten(0, 1))
+        return features.unflatten(0, pixels.shape[:2])
+
+    def moving(self, still: Tensor) -> Tensor:
+        """Features (B, T, D, h, w) from those of single frames, same shape."""
+        x = still
+        for block in self.blocks:
+            x = block(x)
+        return functional.gelu(self.last(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+
+
+class WorldDetector:
+    """Features of whole clips: what moves, how, and how often it bounces. A `Detector`."""
+
+    name: str = "world-FVD"
+    frames: int | None = None
+
+    def __init__(self, network: WorldNetwork) -> None:
+        """Make a detector of a network, which is put into evaluation mode."""
+        self.network = network.eval()
+        self.dim = network.config.dim
+        self.fingerprint = fingerprint(network, self.name)
+
+    def features(self, video: Tensor) -> Tensor:
+        """Features (B, D) float32 of clips (B, T, 3, H, W) uint8.
+
+        Raises:
+            ValueError: not uint8, not three channels, or fewer than 4 frames.
+        """
+        _check(video, fewest=FEWEST_FRAMES)
+        return _in_chunks(video, self._pooled)
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        return self.network.moving(self.network.still(pixels)).mean((1, 3, 4))
+
+
+class WorldFrameDetector:
+    """Features of single frames: which bodies are where, and nothing of motion. A `Detector`.
+
+    A clip of T frames has the mean of its frames' features; hand over clips of one frame to compare frame by frame.
+    """
+
+    name: str = "world-FID"
+    frames: int | None = None
+
+    def __init__(self, network: WorldNetwork) -> None:
+        """Make a detector of the part of a network that sees one frame; it is put into evaluation mode."""
+        self.network = network.eval()
+        self.dim = network.config.dim
+        self.fingerprint = fingerprint(network, self.name)
+
+    def features(self, video: Tensor) -> Tensor:
+        """Features (B, D) float32 of clips (B, T, 3, H, W) uint8, T = 1 for single frames.
+
+        Raises:
+            ValueError: not uint8, not three channels, or no frames.
+        """
+        _check(video, fewest=1)
+        return _in_chunks(video, lambda pixels: self.network.still(pixels).mean((1, 3, 4)))
+
+
+def load(directory: str | Path = NAME) -> WorldDetector:
+    """The shipped detector of clips, or the one in a folder.
+
+    Raises:
+        CheckpointError: the folder is damaged or holds something else.
+    """
+    return WorldDetector(load_network(directory))
+
+
+def load_frames(directory: str | Path = NAME) -> WorldFrameDetector:
+    """The shipped detector of single frames, or the one in a folder.
+
+    Raises:
+        CheckpointError: the folder is damaged or holds something else.
+    """
+    return WorldFrameDetector(load_network(directory))
+
+
+def save(directory: Path, network: WorldNetwork, *, card: str, recipe: Mapping[str, Any]) -> None:
+    """Write a network as a folder that `load` reads.
+
+    Args:
+        directory: must not exist yet.
+        network: with the weights to keep.
+        card: Markdown, in which ``{fingerprint}`` and ``{frame fingerprint}`` are filled in.
+        recipe: how it was trained, as plain data; kept beside the configuration and not read.
+    """
+    for slot, name in (("{fingerprint}", WorldDetector.name), ("{frame fingerprint}", WorldFrameDetector.name)):
+        card = card.replace(slot, fingerprint(network, name))
+    config = {"detector": asdict(network.config), "recipe": dict(recipe)}
+    checkpoint.save(directory, {WEIGHTS: network.state_dict()}, {"config.json": config, "README.md": card})
+
+
+def load_network(directory: str | Path) -> WorldNetwork:
+    """The network in a folder, every byte of it verified.
+
+    Raises:
+        CheckpointError: the folder is damaged or holds something else.
+    """
+    folder = SHELF / NAME if str(directory) == NAME else Path(directory)
+    checkpoint.verify(folder)
+    described: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "detector" not in described:
+        raise checkpoint.CheckpointError(
+            f"{folder} holds no detector of the procedural world; its config.json describes {', '.join(described)}"
+        )
+    network = WorldNetwork(checkpoint.read_config(WorldNetworkConfig, described["detector"]))
+    network.load_state_dict(checkpoint.load_tensors(folder, WEIGHTS, network.state_dict()))
+    return network
+
+
+def fingerprint(network: WorldNetwork, name: str) -> str:
+    """SHA-256 of the weights, of what is done before and after them, and of the distance they are for."""
+    digest = hashlib.sha256(json.dumps([name, PREPARATION, asdict(network.config)]).encode())
+    for key, tensor in sorted(network.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def prepare(video: Tensor) -> Tensor:
+    """Clips (B, T, 3, H, W) uint8 as pixels (B, T, 3, 64, 64) float32 in -1..1.
+
+    Larger pictures are averaged over areas, which has no aliasing; smaller ones are repeated. The aspect is not kept.
+    """
+    pixels = video.float()
+    if pixels.shape[-2:] != (SIZE, SIZE):
+        resized = functional.interpolate(pixels.flatten(0, 1), (SIZE, SIZE), mode="area")
+        pixels = resized.unflatten(0, video.shape[:2])
+    return pixels / 127.5 - 1
+
+
+def _check(video: Tensor, *, fewest: int) -> None:
+    if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
+        raise ValueError(f"clips are {video.dtype} {tuple(video.shape)}; expected uint8 (B, T, 3, H, W)")
+    if video.shape[1] < fewest:
+        raise ValueError(f"clips have {video.shape[1]} frames; this detector needs at least {fewest}")
+
+
+@torch.no_grad()
+def _in_chunks(video: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    chunks = [compute(prepare(chunk)).float().cpu() for chunk in video.split(CLIPS_PER_CHUNK)]
+    return torch.cat(chunks)
