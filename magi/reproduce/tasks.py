@@ -15,7 +15,8 @@ from torch import Tensor
 
 from magi import checkpoint
 from magi.evaluation import dynamics
-from magi.evaluation.detectors import world as detector
+from magi.evaluation.detectors.world import load as load_detector
+from magi.evaluation.detectors.world import load_frames
 from magi.evaluation.frechet import Moments, frechet_distance
 from magi.evaluation.uncertainty import Interval, resampled
 from magi.evaluation.world import WorldTest, world_test
@@ -79,7 +80,7 @@ def grade(video: Tensor, test: WorldTest, *, context: int) -> Grade:
         error, right = dynamics.position_error(tracks, truth), dynamics.count_correct(tracks).double()
     else:
         error, right = torch.full((2, *made.shape[:2]), torch.nan, dtype=torch.float64)
-    clips, frames = detector.load(), detector.load_frames()
+    clips, frames = load_detector(), load_frames()
     by_frame = [frames.features(frame[:, None]) for frame in video.unbind(1)]
     return Grade(clips.features(video), torch.stack(by_frame, dim=1), error, right, video[:SHOWN].clone())
 

@@ -33,7 +33,7 @@ def study(workshop: Workshop, flops_ratio: float) -> Study:
     gate = {name: _at_gate(grades) for name, grades in five.items()}
     counts = all(error < float(still[GATE - 1]) for name, error in gate.items() if name in ("CTF", "MTF"))
     interval = over_seeds(ratio)
-    verdict = _verdict(ratio, interval) if counts else "undecided"
+    verdict = judge(interval) if counts else "undecided"
     answer = (
         f"world-FVD of CTF is {number(ratio, interval)} times that of MTF at equal clips, "
         f"{number(against_longer, over_seeds(against_longer))} times at equal FLOPs, over {len(ratio)} seeds."
@@ -85,7 +85,7 @@ def _ratios(one: Sequence[Grade], other: Sequence[Grade], others: Grade) -> list
     return [distance(a, others) / distance(b, others) for a, b in zip(one, other, strict=True)]
 
 
-def _verdict(ratio: Sequence[float], interval: Interval | None) -> Verdict:
+def judge(interval: Interval | None) -> Verdict:
     """By the rule of the plan."""
     if interval is None:
         return "undecided"

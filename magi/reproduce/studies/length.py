@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from magi import checkpoint
-from magi.evaluation.detectors import world as detector
+from magi.evaluation.detectors.world import load as load_detector
 from magi.evaluation.dynamics import count_correct, track
 from magi.evaluation.frechet import Moments, frechet_distance
 from magi.evaluation.world import WorldTest, world_test
@@ -104,7 +104,7 @@ def continued(workshop: Workshop, way: str, test: WorldTest) -> Tensor:
 
 def by_window(workshop: Workshop, video: Tensor) -> list[float]:
     """world-FVD of each window of a video to real clips of other scenes."""
-    features = detector.load().features
+    features = load_detector().features
     others = Moments.of(features(test_clips(workshop, FIVE, first=workshop.scale.clips).video[: len(video)]))
     windows = video[:, : video.shape[1] // FRAMES * FRAMES].split(FRAMES, dim=1)
     return [frechet_distance(Moments.of(features(window)), others, divisor="N") for window in windows]
