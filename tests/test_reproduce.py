@@ -22,6 +22,12 @@ from magi.reproduce.studies.quality import front, recommended
 from magi.reproduce.workshop import Workshop
 
 
+@pytest.fixture(scope="module")
+def ratio() -> float:
+    """FLOPs of CTF over MTF at the CPU scale."""
+    return flops_ratio(CPU)
+
+
 def weights(config: MagiConfig, seed: int) -> dict[str, torch.Tensor]:
     """As a training begins with them."""
     torch.manual_seed(seed)
@@ -40,9 +46,8 @@ def test_runs_of_a_seed_begin_alike_and_see_one_order(recipe: Recipe) -> None:
     assert replace(run.data.world, max_interval=base.data.world.max_interval) == base.data.world
 
 
-def test_equal_flops_are_equal() -> None:
+def test_equal_flops_are_equal(ratio: float) -> None:
     """MTF's steps times their FLOPs are CTF's, to a step."""
-    ratio = flops_ratio(CPU)
     (longer, *_), equal = equal_flops(CPU, ratio), training(CPU, Recipe("ctf"))
     steps = training(CPU, longer).train.total_samples / equal.train.total_samples
     assert 1.3 < ratio < 2 and steps == pytest.approx(ratio, abs=CPU.batch / CPU.train_clips)
@@ -63,10 +68,10 @@ def test_results_of_two_plans_do_not_mix(tmp_path: Path) -> None:
         plan.register(replace(workshop, scale=replace(SMOKE, clips=9)), "smoke", 1.5)
 
 
-def test_the_plan_that_was_registered_is_the_one_in_the_code() -> None:
+def test_the_plan_that_was_registered_is_the_one_in_the_code(ratio: float) -> None:
     """The committed plan of the CPU scale has the hash of what the code would run."""
     path = Path(__file__).parents[1] / "results" / "reproduce" / "cpu" / "plan.json"
-    assert json.loads(path.read_text())["sha256"] == plan.fingerprint(plan.plan("cpu", SCALES["cpu"], flops_ratio(CPU)))
+    assert json.loads(path.read_text())["sha256"] == plan.fingerprint(plan.plan("cpu", SCALES["cpu"], ratio))
 
 
 @pytest.mark.parametrize(
