@@ -51,7 +51,7 @@ I3D_TORCHSCRIPT = Weights(
 I3D = Weights(
     "the 400-class I3D as a state dict",
     "i3d_pretrained_400.pt",
-    "https://github.com/songweige/TATS in tats/fvd",
+    "https://github.com/songweige/TATS, in tats/fvd",
     "MAGI_I3D",
 )
 VIDEOMAE = Weights(
