@@ -75,7 +75,7 @@ class ScriptedInception(nn.Module):
 
 
 class Writing(nn.Module):
-    """A program that leaves a file when it runs; code of TorchScript can write, here through its own warnings."""
+    """A program that leaves a file when it runs, which TorchScript can: by `torch.save`."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -421,6 +421,23 @@ def test_videomae_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
     assert (detector.dim, detector.frames, found.shape) == (24, 4, (2, 24))
     with pytest.raises(ValueError, match="clips of 4 frames, got 16"):
         detector.features(clips(1, 16, 32))
+
+
+def test_a_pretrained_videomae_has_no_norm_of_classes(tmp_path: Path) -> None:
+    """Of an encoder with its decoder, the encoder's tokens are averaged; filter and weights move the fingerprint."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    settings = {"image_size": 32, "patch_size": 16, "num_frames": 4, "num_hidden_layers": 1, "use_mean_pooling": False}
+    settings |= {"hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 32, "decoder_num_hidden_layers": 1}
+    settings |= {"decoder_hidden_size": 12, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 8}
+    model = transformers.VideoMAEForPreTraining(transformers.VideoMAEConfig(**settings)).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    detector, video = load_videomae(tmp_path), clips(1, 4, 32)
+    with torch.no_grad():
+        expected = model.videomae(pixel_values=video / 127.5 - 1).last_hidden_state.mean(1)
+    torch.testing.assert_close(detector.features(video), expected, rtol=1e-4, atol=1e-5)
+    assert load_videomae(tmp_path, filter="antialias").fingerprint != detector.fingerprint
 
 
 def test_videomae_without_the_library_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,11 @@ def test_other_clips_are_refused(file: Path, video: Tensor, told: str) -> None:
         small(file).features(video)
 
 
+def test_the_file_has_as_many_tensors_as_the_published_one(state: dict[str, Tensor]) -> None:
+    """TATS' convert_tf_pretrained.py writes five for each of 57 convolutions and two for the logits, no counters."""
+    assert len(state) == 57 * 5 + 2
+
+
 def test_names_are_followed_strictly(state: dict[str, Tensor], tmp_path: Path) -> None:
     """What is missing, not known or of another shape is told in one line; counters of batches may be there."""
     counted = state | {"Conv3d_1a_7x7.bn.num_batches_tracked": torch.tensor(7)}
