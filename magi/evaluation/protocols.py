@@ -66,8 +66,8 @@ class Protocol:
     """A video with fewer is short."""
     short_videos: ShortRule
     crop: Crop
-    """What is done about pictures that are not square: the middle is cut out before resizing, they are squashed, or they
-    are left to the detector."""
+    """Of pictures that are not square: the middle is cut out before resizing, or they are squashed; "none" where all are
+    square."""
     resize: Filter
     pre_resize: int | None
     """The side that all clips have before the detector sees them; None is the model's own."""
@@ -203,10 +203,10 @@ STYLEGAN_V = replace(
     real_interval=1,
     interval_id=1,
     fewest_frames=16,
-    crop="none",
-    resize="none",
+    crop="centre",
+    resize="bicubic",
     published_quantisation="frames as the loader reads them",
-    unstated=("crop and resizing: unstated; we take frames squared as the model makes them (centre, bicubic)",),
+    unstated=("crop and resize filter of the loader's frames: unstated; we take the centre and bicubic",),
     differs=("clips go to the detector as uint8 tensors", "the random offsets are seeded, and the manifest is kept"),
     source="StyleGAN-V src/metrics, fvd2048_16f",
 )
