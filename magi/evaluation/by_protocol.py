@@ -17,7 +17,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,13 +47,13 @@ class ProtocolRun:
     """S, side of the model's pictures, px."""
     settings: SampleConfig
     batch_size: int = 8
-    seed: int | None = None
-    """Of generated clip 0; None is the protocol's."""
+    turn: int = 0
+    """Which of the protocol's runs, from 0."""
 
     @property
     def first_seed(self) -> int:
-        """Of generated clip 0."""
-        return self.protocol.seed if self.seed is None else self.seed
+        """Of generated clip 0; no two clips of all runs share a seed."""
+        return self.protocol.seed + self.turn * self.protocol.generated_count
 
     @property
     def shown_size(self) -> int:
@@ -123,15 +122,13 @@ def shown_generated(run: ProtocolRun, real: RealClips, folder: generated.ClipFol
         clips = folder.read(shard)
         numbers = folder.numbers(shard)
         for some in batches(numbers, run.batch_size):
-            made = resized(clips[some.start - numbers.start : some.stop - numbers.start], run.shown_size, _filter(run))
+            made = resized(
+                clips[some.start - numbers.start : some.stop - numbers.start], run.shown_size, protocol.resize
+            )
             if protocol.context_counts:
                 given = real.clips(some, size=run.shown_size)[:, : protocol.context]
                 made = torch.cat([given, made], dim=1)
             yield made
-
-
-def _filter(run: ProtocolRun) -> Any:
-    return run.protocol.resize
 
 
 def measure_clips(

@@ -24,7 +24,7 @@ LOADERS: dict[DetectorName, tuple[str, str]] = {
     "world": ("magi.evaluation.detectors.world", "load"),
     "i3d-torchscript": ("magi.evaluation.detectors.torchscript_i3d", "load_torchscript_i3d"),
     "i3d-tfhub": ("magi.evaluation.detectors.torchscript_i3d", "load_torchscript_i3d"),
-    "i3d-videogpt": ("magi.evaluation.detectors.i3d", "load_i3d"),
+    "i3d-videogpt": ("magi.evaluation.detectors.i3d", "load_videogpt_i3d"),
 }
 """Module and function by the detector's name in a protocol. TF-hub's network is the one that was traced anew."""
 RESAMPLES = 20  # of the bootstrap; each costs a distance
@@ -147,8 +147,8 @@ def measure(
             note(name, count)
         if count != expected:
             raise ValueError(
-                f"protocol {protocol.name} compares {expected:,} {name} clips, got {count:,}: a distance depends on the "
-                "number of clips, so another number is another protocol (--clips)"
+                f"protocol {protocol.name} compares {expected:,} {name} clips, got {count:,}: a distance depends on "
+                "the number of clips, so another number is another protocol (--clips)"
             )
         sides.append(gathered)
     return _compare(protocol, detector, sides[0], sides[1])
@@ -222,4 +222,12 @@ def load_detector(name: DetectorName, **options: Any) -> Detector:
     """
     module, function = LOADERS[name]
     loaded: Detector = getattr(import_module(module), function)(**options)
+    return loaded
+
+
+def load_frame_detector(name: DetectorName) -> Detector | None:
+    """The detector of single frames that goes with a detector of clips and ships; None if there is none."""
+    if name != "world":
+        return None
+    loaded: Detector = import_module("magi.evaluation.detectors.world").load_frames()
     return loaded

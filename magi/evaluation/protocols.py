@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from magi.choices import check_choices
 
+ProtocolName = Literal["latte", "stylegan-v", "omnitokenizer", "magvit-k600", "magi-ucf", "magi-k600", "world"]
 Task = Literal["unconditional", "prediction"]
 DatasetKind = Literal["ucf101", "kinetics600", "world", "folder"]
 Pick = Literal["random", "first"]
@@ -30,7 +31,6 @@ DetectorName = Literal["i3d-torchscript", "i3d-tfhub", "i3d-videogpt", "world"]
 Divisor = Literal["N", "N-1"]
 
 ANY = 0  # of `real_per_video`: as many as there are
-OTHER: Final = "(changed: "
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Protocol:
     """A video with fewer is short."""
     short_videos: ShortRule
     crop: Crop
-    """Of pictures that are not square: the middle is cut out before resizing, or they are squashed; "none" where all are
+    """Of pictures that are not square: the middle is cut out before resizing, or they are squashed; "none" if all are
     square."""
     resize: Filter
     pre_resize: int | None
@@ -139,18 +139,25 @@ class Protocol:
                 lines.append(f"  {label}: {value}")
         return lines
 
-    def with_counts(self, *, clips: int) -> Protocol:
-        """The protocol with another number of clips on each side, under another name: its numbers are not comparable.
+    def changed(self, *, clips: int | None = None, runs: int | None = None) -> Protocol:
+        """The protocol with other counts, under another name: its numbers are not comparable with the protocol's own.
+
+        Args:
+            clips: on each side; None leaves both.
+            runs: repetitions; None leaves them.
 
         Raises:
-            ValueError: fewer than 2 clips have no covariance.
+            ValueError: fewer than 2 clips, which have no covariance, or no run.
         """
-        if clips < 2:
+        if clips is not None and clips < 2:
             raise ValueError(f"a distance needs at least 2 clips, got {clips}")
-        if clips == self.real_count == self.generated_count:
-            return self
-        changed = f"{self.name.partition(' ' + OTHER)[0]} {OTHER}{clips} clips)"
-        return replace(self, name=changed, real_count=clips, generated_count=clips)
+        if runs is not None and runs < 1:
+            raise ValueError(f"a protocol needs at least 1 run, got {runs}")
+        real, made = (self.real_count, self.generated_count) if clips is None else (clips, clips)
+        new = replace(self, real_count=real, generated_count=made, runs=self.runs if runs is None else runs)
+        told = [f"{clips} clips"] if (real, made) != (self.real_count, self.generated_count) else []
+        told += [f"{runs} runs"] if new.runs != self.runs else []
+        return replace(new, name=f"{self.name} (changed: {', '.join(told)})") if told else self
 
 
 _TENSOR = "clips go to the detector as uint8 tensors, never through JPEG or video files"
@@ -190,7 +197,7 @@ LATTE = Protocol(
     unstated=(),
     differs=(
         f"{_TENSOR}: Latte asks for q=95, which Pillow ignores, so its frames are JPEG of quality 75",
-        f"{_OWN_SEED}",
+        _OWN_SEED,
     ),
     source="Latte tools/metrics, evaluated with fvd2048_16f, real clips subsampled by 3",
 )
