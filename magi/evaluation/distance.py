@@ -24,7 +24,7 @@ LOADERS: dict[DetectorName, tuple[str, str]] = {
     "world": ("magi.evaluation.detectors.world", "load"),
     "i3d-torchscript": ("magi.evaluation.detectors.torchscript_i3d", "load_torchscript_i3d"),
     "i3d-tfhub": ("magi.evaluation.detectors.torchscript_i3d", "load_torchscript_i3d"),
-    "i3d-videogpt": ("magi.evaluation.detectors.i3d", "load_videogpt_i3d"),
+    "i3d-videogpt": ("magi.evaluation.detectors.i3d", "load_i3d"),
 }
 """Module and function by the detector's name in a protocol. TF-hub's network is the one that was traced anew."""
 RESAMPLES = 20  # of the bootstrap; each costs a distance
@@ -214,14 +214,16 @@ def load_statistics() -> Statistics:
     )
 
 
-def load_detector(name: DetectorName, **options: Any) -> Detector:
+def load_detector(name: DetectorName) -> Detector:
     """The detector that a protocol names; weights that do not ship are looked for where the environment says.
 
     Raises:
         ValueError: its file is absent, with where it is published; or not to be trusted.
     """
-    module, function = LOADERS[name]
-    loaded: Detector = getattr(import_module(module), function)(**options)
+    place, function = LOADERS[name]
+    module = import_module(place)
+    options = {"choices": module.I3DChoices(epsilon="1e-5")} if name == "i3d-videogpt" else {}
+    loaded: Detector = getattr(module, function)(**options)
     return loaded
 
 
