@@ -1,4 +1,4 @@
-"""The promise under every prediction number: what is generated depends on the given frames, and on nothing after them."""
+"""The promise under every prediction number: what is made depends on the given frames and on nothing after them."""
 
 from __future__ import annotations
 
@@ -50,9 +50,16 @@ def make(kind: str) -> Tokenizer:
     return lively(
         OmniTokenizer(
             OmniTokenizerConfig(
-                latent_channels=3, width=16, heads=2, head_width=8, patch=4, encoder_blocks="tt", decoder_blocks="t",
-                temporal_depth=1, window=4,
-            )  # fmt: skip
+                latent_channels=3,
+                width=16,
+                heads=2,
+                head_width=8,
+                patch=4,
+                encoder_blocks="tt",
+                decoder_blocks="t",
+                temporal_depth=1,
+                window=4,
+            )
         )
     )
 
@@ -124,7 +131,7 @@ class Given:
     """Two real clips by number."""
 
     video: Tensor
-    manifest: Manifest = Manifest("world", "", "", ())
+    manifest: Manifest
 
     def clips(self, numbers: range, *, size: int) -> Tensor:
         return self.video[numbers.start : numbers.stop]
@@ -138,6 +145,6 @@ def test_a_protocol_hands_over_the_context_alone(tmp_path: Path) -> None:
     files = []
     for name, clips in (("one", one), ("other", other)):
         run = ProtocolRun(model, protocol, tmp_path / name, SIDE, SETTINGS)
-        folder = generate_clips(run, Given(clips), group=Distributed())
+        folder = generate_clips(run, Given(clips, Manifest("world", "", "", ())), group=Distributed())
         files.append((folder.path(0) / "clips.safetensors").read_bytes())
     assert files[0] == files[1]

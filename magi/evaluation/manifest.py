@@ -113,8 +113,8 @@ def _starts(protocol: Protocol, name: str, length: int) -> list[int]:
         return starts if protocol.real_per_video == ANY else starts[: protocol.real_per_video]
     assert protocol.real_per_video != ANY, "random starts have no end"
     key = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
-    draws = generator(protocol.seed, "protocol start", key).random(protocol.real_per_video)
-    return [int(draw * (room + 1)) for draw in draws]
+    places = generator(protocol.seed, "protocol start", key).permutation(room + 1)  # no clip twice
+    return [int(place) for place in places[: protocol.real_per_video]]
 
 
 def _chosen(protocol: Protocol, found: list[list[RealClip]]) -> tuple[RealClip, ...]:
