@@ -16,6 +16,9 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-s
 """What a browser may load for a page: what is in it."""
 
 
+LONG = 40  # characters of a cell of a table above which it is a sentence
+
+
 class Html(str):
     """Markup, as opposed to text that must be escaped to become markup."""
 
@@ -157,19 +160,24 @@ def table(
     Args:
         header: names of the columns.
         rows: the cells; each row as many as the header.
-        numbers: sets all but the first flush right, and breaks none of them.
+        numbers: sets all but the first flush right, and breaks none of them but sentences.
         caption: a line above.
         kind: the style, where it is not that of `numbers` or of words.
     """
     head = "".join(f'<th scope="col">{markup(cell)}</th>' for cell in header)
     body = "\n".join(
-        f'<tr><th scope="row">{markup(first)}</th>{"".join(f"<td>{markup(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
+        f'<tr><th scope="row">{markup(first)}</th>{"".join(map(_cell, rest))}</tr>' for first, *rest in rows
     )
     kind = kind or ("numbers" if numbers else "words")
-    above = f"<caption>{markup(caption)}</caption>" if caption else ""
-    inner = f"{above}<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
-    return Html(f'<div class="wide"><table class="{html.escape(kind)}">{inner}</table></div>')
+    inner = f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
+    whole = Html(f'<div class="wide"><table class="{html.escape(kind)}">{inner}</table></div>')
+    if not caption:
+        return whole
+    return Html(f'<figure class="tabular"><figcaption>{markup(caption)}</figcaption>{whole}</figure>')
+
+
+def _cell(content: str) -> str:
+    return f'<td class="sentence">{markup(content)}</td>' if len(content) > LONG else f"<td>{markup(content)}</td>"
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> Html:

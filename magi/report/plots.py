@@ -58,11 +58,11 @@ def drawing(curves: Curves, look: Mapping[str, Look]) -> Html:
     from matplotlib.figure import Figure
 
     settings: dict[Any, Any] = {  # the stubs list every name there is
-        "svg.fonttype": "none", "svg.hashsalt": "magi", "font.size": 9, "axes.linewidth": 0.6,
+        "svg.fonttype": "none", "svg.hashsalt": "magi", "font.size": 10, "axes.linewidth": 0.6,
         "text.parse_math": False, "axes.formatter.useoffset": False,
     }  # fmt: skip
     with rc_context(settings):
-        drawn = Figure(figsize=(4.2, 2.8), layout="constrained")
+        drawn = Figure(figsize=(4.1, 2.8), layout="constrained")
         axes = drawn.subplots()
         axes.set_xscale("log" if "x" in curves.log else "linear")
         axes.set_yscale("log" if "y" in curves.log else "linear")
@@ -98,10 +98,10 @@ def _furnish(axes: Any, curves: Curves) -> None:
             axis.set_minor_formatter(NullFormatter())
         else:
             whole = all(float(value).is_integer() for line in curves.series for value in getattr(line, name))
-            axis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
+            axis.set_major_locator(MaxNLocator(nbins=5, integer=whole, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda value, _place: tick(value)))
     axes.set_xlabel(curves.x, color=INKS["muted"])
-    axes.set_title(curves.y, color=INKS["ink"], fontsize=10, loc="left", pad=8)
+    axes.set_title(curves.y, color=INKS["ink"], fontsize=11, loc="left", pad=8)
     axes.grid(axis="y", color=INKS["line"], linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", length=0, labelcolor=INKS["muted"])

@@ -14,11 +14,10 @@ from magi.report import page as html
 from magi.report.page import Html, figure, section
 from magi.report.plots import looks, plot
 from magi.report.results import Kept, Results
-from magi.report.studies import Film, Table, Verdict
+from magi.report.studies import Film, Verdict
 
 KINDS: dict[Verdict, str] = {"held": "good", "did not hold": "bad", "undecided": "open", "measured": "plain"}
 """How the style sheet calls the colours of verdicts."""
-LONG = 40  # characters of a cell above which a table is one of words
 NARROWEST = 330  # px of a plot or of a film
 
 
@@ -45,7 +44,7 @@ def study_page(results: Sequence[Results]) -> Html:
             parts.append(html.block(each.name, kind="run"))
         parts += [one_study(one, anchors[id(one)]) for one in each.studies]
     parts += [
-        html.paragraph(f"In {each.name} these JSON files are no results and were left out: {', '.join(each.left_out)}.")
+        html.folded(f"JSON files of {each.name} that are no results and were left out", ", ".join(each.left_out))
         for each in results if each.left_out
     ]  # fmt: skip
     footer = f"Made by `magi report`, version {__version__}, from results files alone. Everything is in this one file."
@@ -104,7 +103,7 @@ def one_study(kept: Kept, anchor: str) -> Html:
         parts.append(html.paragraph(study.question))
     if study.claim:
         parts.append(html.paragraph(f"The paper: {study.claim}"))
-    parts += [table(one) for one in study.tables]
+    parts += [html.table(one.columns, one.rows, caption=one.caption) for one in study.tables]
     if study.curves:
         parts.append(html.gallery([plot(curves, look) for curves in study.curves], narrowest=NARROWEST))
     if study.films:
@@ -123,12 +122,6 @@ def one_study(kept: Kept, anchor: str) -> Html:
 def verdict(word: Verdict) -> Html:
     """The word, and its colour for those who see it."""
     return html.chip(word, kind=KINDS[word])
-
-
-def table(one: Table) -> Html:
-    """Numbers to the right, unless some cell is a sentence."""
-    words = any(len(cell) > LONG for row in one.rows for cell in row[1:])
-    return html.table(one.columns, one.rows, numbers=not words, caption=one.caption)
 
 
 def protocol_card(protocol: Mapping[str, Any]) -> Html:
