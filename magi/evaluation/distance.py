@@ -208,7 +208,10 @@ def load_statistics() -> Statistics:
     kernel = import_module("magi.evaluation.kernel")
     return Statistics(
         moments=frechet.Moments.of,
-        frechet=lambda real, made, divisor: float(frechet.frechet_distance(real, made, divisor=divisor)),
+        # a protocol may compare sets of different size, and `measure` has seen to it that they are the protocol's
+        frechet=lambda real, made, divisor: float(
+            frechet.frechet_distance(real, made, divisor=divisor, allow_different_counts=True)
+        ),
         bias=lambda real, count, seed: float(frechet.finite_sample_bias(real, count, seed=seed)),
         kernel=lambda real, made: float(kernel.kernel_distance(real, made)),
     )

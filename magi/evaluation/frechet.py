@@ -88,15 +88,30 @@ def frechet_distance(
     return max(0.0, float(distance))
 
 
-def finite_sample_bias(real: Moments, *, repeats: int = 4, seed: int = 0) -> float:
+def finite_sample_bias(real: Moments, generated_count: int | None = None, *, repeats: int = 4, seed: int = 0) -> float:
     """What the distance would be if both sets came from one and the same distribution, and were as small as these.
 
-    Two sets of N are drawn from the Gaussian that was fitted to the real clips, whose true distance is 0; the mean over
-    `repeats` such pairs. An estimate: features are not Gaussian, and the fit itself rests on N clips.
+    Two sets are drawn from the Gaussian that was fitted to the real clips, whose true distance is 0; the mean over
+    `repeats` such pairs. An estimate: features are not Gaussian, and the fit itself rests on few clips.
+
+    Args:
+        real: of the real clips.
+        generated_count: how many clips the other set has; as many as the real one if not said.
+        repeats: pairs drawn.
+        seed: of the draws.
     """
     values, vectors = torch.linalg.eigh(real.covariance())
     root = vectors * values.clamp(min=0).sqrt()  # (D, D)
-    shape = (2, repeats, real.count, len(values))
-    draws = torch.from_numpy(generator(seed, "finite sample bias").standard_normal(shape))
-    pairs = [[Moments.of(half @ root.T) for half in pair] for pair in draws.unbind(1)]
-    return sum(frechet_distance(one, other) for one, other in pairs) / repeats
+
+    def drawn(side: str, turn: int, count: int) -> Moments:
+        normal = generator(seed, f"finite sample bias, {side}", turn).standard_normal((count, len(values)))
+        return Moments.of(torch.from_numpy(normal) @ root.T)
+
+    distances = [
+        frechet_distance(
+            drawn("real", turn, real.count), drawn("generated", turn, generated_count or real.count),
+            allow_different_counts=True,
+        )
+        for turn in range(repeats)
+    ]  # fmt: skip
+    return sum(distances) / repeats

@@ -6,16 +6,16 @@ Whatever is finished is never done again: a reproduction that was stopped goes o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from magi.bench.training import count_training_flops
 from magi.distributed import Device, Distributed, pick_device
-from magi.report.studies import Study
+from magi.report.studies import Study, write_study
 from magi.reproduce.plan import register
 from magi.reproduce.scale import SCALES, Scale, ScaleName
 from magi.reproduce.studies import exposure, footage, forcing, interval, length, quality, time, unconditional
-from magi.reproduce.workshop import Workshop, machine, today, write_json
+from magi.reproduce.workshop import Workshop, machine, today
 
 PARTS = ("forcing", "exposure", "unconditional", "time", "length", "interval", "quality", "footage")
 
@@ -65,7 +65,7 @@ def reproduce(
         found = replace(
             studies[part](), command=command(name), machine=machine(workshop.distributed.device), date=today()
         )
-        write_json(path, {"kind": "magi study", **asdict(found)})
+        write_study(path, found)
         print(f"{part}: {found.verdict}. {found.answer}", flush=True)
     return results
 
