@@ -88,16 +88,16 @@ def card(network: WorldNetwork, scores: dict[str, float], *, samples: int) -> st
 
 CARD = """# world-detector
 
-A network that tells the physics of the procedural world, for distances between sets of videos. It needs no download and
-knows this one world: its distances are called **world-FVD** (clips) and **world-FID** (single frames) and are comparable
-with no published number.
+A network that tells the physics of the procedural world, for distances between sets of videos. It needs no download
+and knows this one world: its distances are called **world-FVD** (clips) and **world-FID** (single frames) and are
+comparable with no published number.
 
 | | |
 |---|---|
 | parameters | {parameters:,} |
 | features | {dim} of a clip, {dim} of a frame |
 | recipe | `python -m magi.experiments.world_detector --out runs/world-detector` |
-| data | {samples:,} clips of 5, 8, 12 or 16 frames: 1 to 5 bodies, gravity 0 to .3, speeds .3 to 5.5, intervals 1 to 4 |
+| data | {samples:,} clips of 5, 8, 12 or 16 frames: 1 to 5 bodies, gravity to .3, speeds .3 to 5.5, intervals 1 to 4 |
 | asked for | where bodies are, their colours, number, velocities, bounces; gravity and interval |
 | fingerprint, world-FVD | `{{fingerprint}}` |
 | fingerprint, world-FID | `{{frame fingerprint}}` |

@@ -5,8 +5,8 @@ bounce (`magi.experiments.world_detector`), and ships with the package. A distan
 (whole clips) or a world-FID (single frames): numbers of their own, comparable with no published one.
 
 A clip is judged at 64 x 64 pixels. Convolutions look at each frame, others compare its features with those of the
-frames before and after; a clip's features are the mean over places and frames. 16 frames are usual, any number from 4 is
-right, and two sets are only to be compared at one number.
+frames before and after; a clip's features are the mean over places and frames. 16 frames are usual, any number from 4
+is right, and two sets are only to be compared at one number.
 
 Shapes: B clips, T frames, D features, C channels, H x W pixels, h = w = 8 places.
 """
