@@ -18,7 +18,10 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -55,8 +58,10 @@ class Scenes:
         return World(self.config)
 
 
-Damage = Callable[[Scenes, float], Tensor]
-"""From clips and a strength to clips (B, T, 3, H, W) uint8."""
+class Damage(Protocol):
+    """From clips and a strength to clips (B, T, 3, H, W) uint8."""
+
+    def __call__(self, clean: Scenes, strength: float) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -76,51 +81,51 @@ def scenes(config: WorldConfig, samples: Sequence[int], *, interval: int = INTER
     return Scenes(config, states, world.render(states))
 
 
-def blur(clean: Scenes, sigma: float) -> Tensor:
+def blur(clean: Scenes, strength: float) -> Tensor:
     """A Gaussian of this deviation in pixels over every frame: (B, T, 3, H, W)."""
-    reach = int(np.ceil(3 * sigma))
-    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+    reach = int(np.ceil(3 * strength))
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / strength) ** 2)
     line = (line / line.sum()).expand(3, 1, 1, -1)
     frames = functional.pad(clean.video.flatten(0, 1).float(), (reach,) * 4, mode="reflect")
     frames = functional.conv2d(functional.conv2d(frames, line, groups=3), line.transpose(2, 3), groups=3)
     return frames.round().clamp(0, 255).to(torch.uint8).view_as(clean.video)
 
 
-def noise(clean: Scenes, deviation: float) -> Tensor:
+def noise(clean: Scenes, strength: float) -> Tensor:
     """White noise of this deviation, of 255, new in every frame: (B, T, 3, H, W)."""
     shown = [
         video.float()
-        + deviation * torch.from_numpy(generator(0, "noise", sample).standard_normal(video.shape, dtype=np.float32))
+        + strength * torch.from_numpy(generator(0, "noise", sample).standard_normal(video.shape, dtype=np.float32))
         for sample, video in zip(clean.states.sample.tolist(), clean.video, strict=True)
     ]
     return torch.stack(shown).round().clamp(0, 255).to(torch.uint8)
 
 
-def freeze(clean: Scenes, frames: float) -> Tensor:
-    """The last `frames` frames are the one before them: (B, T, 3, H, W)."""
-    index = torch.arange(clean.video.shape[1]).clamp(max=clean.video.shape[1] - 1 - int(frames))
+def freeze(clean: Scenes, strength: float) -> Tensor:
+    """The last `strength` frames are the one before them: (B, T, 3, H, W)."""
+    index = torch.arange(clean.video.shape[1]).clamp(max=clean.video.shape[1] - 1 - int(strength))
     return clean.video[:, index]
 
 
-def shuffle(clean: Scenes, frames: float) -> Tensor:
+def shuffle(clean: Scenes, strength: float) -> Tensor:
     """So many frames, anywhere in the clip, change places in a ring: (B, T, 3, H, W)."""
     shown = clean.video.clone()
     for row, sample in enumerate(clean.states.sample.tolist()):
-        chosen = generator(0, "shuffle", sample).permutation(clean.video.shape[1])[: int(frames)]
+        chosen = generator(0, "shuffle", sample).permutation(clean.video.shape[1])[: int(strength)]
         shown[row, chosen] = clean.video[row, np.roll(chosen, 1)]
     return shown
 
 
-def vanish(clean: Scenes, frames: float) -> Tensor:
-    """Body 0 is not drawn in the last `frames` frames, though the others still bounce off it: (B, T, 3, H, W)."""
+def vanish(clean: Scenes, strength: float) -> Tensor:
+    """Body 0 is not drawn in the last `strength` frames, though the others still bounce off it: (B, T, 3, H, W)."""
     present = clean.states.present.clone()
     present[:, 0] = False
     without = clean.world.render(replace(clean.states, present=present))
-    first = clean.video.shape[1] - int(frames)
+    first = clean.video.shape[1] - int(strength)
     return torch.cat([clean.video[:, :first], without[:, first:]], dim=1)
 
 
-def teleport(clean: Scenes, pixels: float) -> Tensor:
+def teleport(clean: Scenes, strength: float) -> Tensor:
     """In the middle of the clip every body jumps so far, mirrored at the walls, and flies on: (B, T, 3, H, W)."""
     states, size = clean.states, clean.config.size
     angle = [
@@ -128,7 +133,7 @@ def teleport(clean: Scenes, pixels: float) -> Tensor:
         for sample in states.sample.tolist()
     ]
     heading = torch.from_numpy(np.stack(angle))
-    jump = pixels * torch.stack([heading.cos(), heading.sin()], dim=-1)  # (B, K, 2)
+    jump = strength * torch.stack([heading.cos(), heading.sin()], dim=-1)  # (B, K, 2)
     low = states.radius[:, None, :, None]
     room = (size - 2 * low).clamp(min=1)
     middle = clean.video.shape[1] // 2
@@ -138,20 +143,20 @@ def teleport(clean: Scenes, pixels: float) -> Tensor:
     return clean.world.render(replace(states, position=there))
 
 
-def change_speed(clean: Scenes, factor: float) -> Tensor:
+def change_speed(clean: Scenes, strength: float) -> Tensor:
     """The same scenes begun so many times as fast, which without gravity is time itself: (B, T, 3, H, W)."""
-    slow, fast = clean.config.min_speed * factor, clean.config.max_speed * factor
+    slow, fast = clean.config.min_speed * strength, clean.config.max_speed * strength
     return _again(clean, replace(clean.config, min_speed=slow, max_speed=fast), interval=INTERVAL)
 
 
-def change_interval(clean: Scenes, interval: float) -> Tensor:
+def change_interval(clean: Scenes, strength: float) -> Tensor:
     """The same scenes with so many physics steps between two frames: (B, T, 3, H, W)."""
-    return _again(clean, clean.config, interval=int(interval))
+    return _again(clean, clean.config, interval=int(strength))
 
 
-def change_gravity(clean: Scenes, gravity: float) -> Tensor:
+def change_gravity(clean: Scenes, strength: float) -> Tensor:
     """The same scenes where bodies fall, by px / step^2: (B, T, 3, H, W)."""
-    return _again(clean, replace(clean.config, gravity=gravity), interval=INTERVAL)
+    return _again(clean, replace(clean.config, gravity=strength), interval=INTERVAL)
 
 
 def _again(clean: Scenes, config: WorldConfig, *, interval: int) -> Tensor:
@@ -257,7 +262,7 @@ def measure(
     floor = against_reference("clean", lambda clean: clean.video)
     damaged = {
         kind.name: [
-            against_reference(f"{kind.name} {strength:g}", lambda clean, k=kind, s=strength: k.damage(clean, s))
+            against_reference(f"{kind.name} {strength:g}", partial(kind.damage, strength=strength))
             for strength in kind.strengths
         ]
         for kind in degradations
@@ -268,7 +273,7 @@ def measure(
 def ordered(floor: Distance, steps: Sequence[tuple[Distance, Distance]]) -> bool:
     """Whether the world-FVD is larger at each strength than at the one before, and than the floor at the first."""
     values = [floor.value, *(clip.value for clip, _ in steps)]
-    return all(before < after for before, after in zip(values[:-1], values[1:], strict=True))
+    return all(before < after for before, after in pairwise(values))
 
 
 def study(outcome: Outcome, *, clips: int, command: str) -> Study:

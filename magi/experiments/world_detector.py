@@ -75,7 +75,11 @@ def train_detector(config: TrainConfig, *, network: WorldNetworkConfig, run_dir:
     scores = examine(averaged, held)
     text = card(averaged.network, scores, samples=state.samples)
     release = run_dir / "release"
-    publish(release, lambda folder: save(folder, averaged.network, card=text, recipe=recipe["train"]))
+
+    def write(folder: Path) -> None:
+        save(folder, averaged.network, clips=held.video, card=text, recipe=recipe["train"])
+
+    publish(release, write)
     return scores
 
 

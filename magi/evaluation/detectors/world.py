@@ -111,11 +111,11 @@ class WorldDetector:
     name: str = "world-FVD"
     frames: int | None = None
 
-    def __init__(self, network: WorldNetwork) -> None:
-        """Make a detector of a network, which is put into evaluation mode."""
-        self.network = network.eval()
+    def __init__(self, network: WorldNetwork, scale: float = 1.0) -> None:
+        """Make a detector of a network, which is put into evaluation mode; features are multiplied by `scale`."""
+        self.network, self.scale = network.eval(), scale
         self.dim = network.config.dim
-        self.fingerprint = fingerprint(network, self.name)
+        self.fingerprint = fingerprint(network, scale, self.name)
 
     def features(self, video: Tensor) -> Tensor:
         """Features (B, D) float32 of clips (B, T, 3, H, W) uint8.
@@ -127,7 +127,7 @@ class WorldDetector:
         return _in_chunks(video, self._pooled)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
-        return self.network.moving(self.network.still(pixels)).mean((1, 3, 4))
+        return self.scale * self.network.moving(self.network.still(pixels)).mean((1, 3, 4))
 
 
 class WorldFrameDetector:
@@ -139,11 +139,11 @@ class WorldFrameDetector:
     name: str = "world-FID"
     frames: int | None = None
 
-    def __init__(self, network: WorldNetwork) -> None:
-        """Make a detector of the part of a network that sees one frame; it is put into evaluation mode."""
-        self.network = network.eval()
+    def __init__(self, network: WorldNetwork, scale: float = 1.0) -> None:
+        """Make a detector of the part of a network that sees one frame; features are multiplied by `scale`."""
+        self.network, self.scale = network.eval(), scale
         self.dim = network.config.dim
-        self.fingerprint = fingerprint(network, self.name)
+        self.fingerprint = fingerprint(network, scale, self.name)
 
     def features(self, video: Tensor) -> Tensor:
         """Features (B, D) float32 of clips (B, T, 3, H, W) uint8, T = 1 for single frames.
@@ -152,7 +152,10 @@ class WorldFrameDetector:
             ValueError: not uint8, not three channels, or no frames.
         """
         _check(video, fewest=1)
-        return _in_chunks(video, lambda pixels: self.network.still(pixels).mean((1, 3, 4)))
+        return _in_chunks(video, self._pooled)
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        return self.scale * self.network.still(pixels).mean((1, 3, 4))
 
 
 def load(directory: str | Path = NAME) -> WorldDetector:
@@ -161,7 +164,7 @@ def load(directory: str | Path = NAME) -> WorldDetector:
     Raises:
         CheckpointError: the folder is damaged or holds something else.
     """
-    return WorldDetector(load_network(directory))
+    return WorldDetector(*_load(directory, WorldDetector.name))
 
 
 def load_frames(directory: str | Path = NAME) -> WorldFrameDetector:
@@ -170,45 +173,54 @@ def load_frames(directory: str | Path = NAME) -> WorldFrameDetector:
     Raises:
         CheckpointError: the folder is damaged or holds something else.
     """
-    return WorldFrameDetector(load_network(directory))
+    return WorldFrameDetector(*_load(directory, WorldFrameDetector.name))
 
 
-def save(directory: Path, network: WorldNetwork, *, card: str, recipe: Mapping[str, Any]) -> None:
-    """Write a network as a folder that `load` reads.
+def save(
+    directory: Path, network: WorldNetwork, *, clips: Tensor, card: str, recipe: Mapping[str, Any]
+) -> tuple[WorldDetector, WorldFrameDetector]:
+    """Write a network as a folder that `load` and `load_frames` read, and return the two detectors of it.
 
     Args:
         directory: must not exist yet.
         network: with the weights to keep.
+        clips: (B, T, 3, H, W) uint8 of many worlds. Features are scaled by one number so that over them the variance
+            is 1 on average; of frames, over the first frame of each clip.
         card: Markdown, in which ``{fingerprint}`` and ``{frame fingerprint}`` are filled in.
         recipe: how it was trained, as plain data; kept beside the configuration and not read.
     """
-    for slot, name in (("{fingerprint}", WorldDetector.name), ("{frame fingerprint}", WorldFrameDetector.name)):
-        card = card.replace(slot, fingerprint(network, name))
-    config = {"detector": asdict(network.config), "recipe": dict(recipe)}
+    moving = WorldDetector(network, _unit(WorldDetector(network).features(clips)))
+    still = WorldFrameDetector(network, _unit(WorldFrameDetector(network).features(clips[:, :1])))
+    for slot, detector in (("{fingerprint}", moving), ("{frame fingerprint}", still)):
+        card = card.replace(slot, detector.fingerprint)
+    scales = {moving.name: moving.scale, still.name: still.scale}
+    config = {"detector": asdict(network.config), "scales": scales, "recipe": dict(recipe)}
     checkpoint.save(directory, {WEIGHTS: network.state_dict()}, {"config.json": config, "README.md": card})
+    return moving, still
 
 
-def load_network(directory: str | Path) -> WorldNetwork:
-    """The network in a folder, every byte of it verified.
+def _unit(features: Tensor) -> float:
+    """The factor that makes the mean variance of features (B, D) 1; to 6 digits, so that JSON keeps it."""
+    return float(f"{float(features.double().var(0).mean()) ** -0.5:.6g}")
 
-    Raises:
-        CheckpointError: the folder is damaged or holds something else.
-    """
+
+def _load(directory: str | Path, name: str) -> tuple[WorldNetwork, float]:
+    """The network in a folder, every byte of it verified, and the scale of one of its detectors."""
     folder = SHELF / NAME if str(directory) == NAME else Path(directory)
     checkpoint.verify(folder)
     described: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if "detector" not in described:
+    if not {"detector", "scales"} <= described.keys():
         raise checkpoint.CheckpointError(
             f"{folder} holds no detector of the procedural world; its config.json describes {', '.join(described)}"
         )
     network = WorldNetwork(checkpoint.read_config(WorldNetworkConfig, described["detector"]))
     network.load_state_dict(checkpoint.load_tensors(folder, WEIGHTS, network.state_dict()))
-    return network
+    return network, float(described["scales"][name])
 
 
-def fingerprint(network: WorldNetwork, name: str) -> str:
+def fingerprint(network: WorldNetwork, scale: float, name: str) -> str:
     """SHA-256 of the weights, of what is done before and after them, and of the distance they are for."""
-    digest = hashlib.sha256(json.dumps([name, PREPARATION, asdict(network.config)]).encode())
+    digest = hashlib.sha256(json.dumps([name, PREPARATION, scale, asdict(network.config)]).encode())
     for key, tensor in sorted(network.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
