@@ -17,9 +17,14 @@ from magi.evaluation.dynamics import (
     constant_velocity,
     copy_last,
     count_correct,
+    count_error,
+    found_error,
     position_error,
+    share_found,
     track,
+    velocity_error,
 )
+from magi.evaluation.world import world_test
 
 
 @dataclass(frozen=True)
@@ -262,3 +267,42 @@ def test_impossible_input_is_refused(filmed: Filmed) -> None:
         constant_velocity(by_hand([[20.0, 30.0]]), 2)
     with pytest.raises(ValueError, match="truth has shape"):
         position_error(by_hand([[20.0, 30.0]]), torch.zeros(1, 2, 1, 2))
+
+
+def test_velocity_and_found_errors_split_what_position_error_mixes() -> None:
+    """Shifted by 3 px the bodies move rightly all the same: position is off, velocity only at the step of the shift."""
+    test = world_test(1, clips=6)
+    states = test.states
+    tracks = track(test.video, states.color, present=states.present, radius=states.radius)
+    truth = states.position
+    shifted = replace(tracks, position=tracks.position + torch.tensor([3.0, 0.0]))
+    here = {"before": truth[:, 4], "true_before": truth[:, 4]}
+    later = replace(shifted, position=shifted.position[:, 5:], found=shifted.found[:, 5:], blobs=shifted.blobs[:, 5:])
+    errors = velocity_error(later, truth[:, 5:], **here)
+    assert found_error(later, truth[:, 5:]).mean() == pytest.approx(3, abs=0.15)
+    assert errors[:, 0].mean() == pytest.approx(3, abs=0.15) and errors[:, 1:].mean() < 0.2
+
+
+def test_a_lost_body_counts_in_the_share_and_not_in_the_found_error() -> None:
+    """One body of each scene is taken away: as many are missing, and the others are where they should be."""
+    test = world_test(1, clips=6)
+    states = test.states
+    tracks = track(test.video, states.color, present=states.present, radius=states.radius)
+    lost = replace(tracks, position=tracks.position.clone(), found=tracks.found.clone())
+    lost.found[:, :, 0] = False
+    lost.position[:, :, 0] = torch.nan
+    bodies = states.present.sum(1)
+    torch.testing.assert_close(share_found(lost)[:, 0], (bodies - 1).double() / bodies)
+    assert found_error(lost, states.position).mean() < 0.3 < position_error(lost, states.position).mean()
+
+
+def test_bodies_too_many_and_too_few_have_a_sign() -> None:
+    """A scene of K bodies with one blob more is +1, with one less is -1."""
+    test = world_test(1, clips=2)
+    states = test.states
+    tracks = track(test.video, states.color, present=states.present, radius=states.radius)
+    assert torch.equal(count_error(tracks)[:, 0], torch.zeros(2, dtype=torch.float64))
+    more, less = (replace(tracks, blobs=tracks.blobs.clone()) for _ in range(2))
+    more.blobs[..., 0] += 1
+    less.blobs.scatter_add_(2, states.color[:, None, :1].expand(-1, 21, -1), torch.full((2, 21, 1), -1))
+    assert count_error(more)[0, 0] == 1 and count_error(less)[0, 0] == -1

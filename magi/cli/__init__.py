@@ -28,6 +28,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "record": ("magi.cli.record", "write videos of ViZDoom gameplay, with the action of every frame"),
     "sample": ("magi.cli.sample", "continue videos, or make them from nothing, with a trained model"),
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),
+    "reproduce": ("magi.cli.reproduce", "ask the questions of the paper again, in miniature"),
+    "report": ("magi.cli.report", "make one page of results: claims, verdicts, tables, curves and films"),
     "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),
     "bench": ("magi.cli.bench", "measure how fast a model is on this machine"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from magi import __version__
 from magi.cli.arguments import TokenizerOptions, WithTokenizer, asks_for_help, check_counts, parse, split_name
+from magi.cli.evaluate_protocol import Order, evaluate_by_protocol
 from magi.cli.models import check_interval, find_release, in_force, picture_size, sample_settings
 from magi.cli.show import progress
 from magi.data.folder import FolderConfig, FolderSource
 from magi.distributed import Device, pick_device
+from magi.evaluation.protocols import ProtocolName
 from magi.evaluation.run import Scores, evaluate
 from magi.evaluation.world import CLIPS as WORLD_CLIPS
 from magi.evaluation.world import FROZEN, HORIZONS, WorldTest, at_size, describe, is_frozen, world_test
@@ -34,16 +36,27 @@ class EvaluateArguments:
 
     $ magi evaluate runs/mine --data path/to/other/videos --json scores.json
     $ magi evaluate world64 --data world --json scores.json
+    $ magi evaluate world64 --protocol world --json distance.json
 
     MODEL is the folder of a run or of a release, or world64, and comes first. Beside the model stand its baseline, the
     last given frame held still, and its ceiling, the true frames through the tokenizer. In the world the discs are
     found again in the pictures, and how far they are off is told in pixels. Contexts are encoded alone.
+
+    With a protocol sets of clips are compared instead, as a published number was measured; its card is printed and
+    kept. The same command goes on where one was stopped, and under torchrun many processes share the work.
     """
 
-    data: str
+    data: str | None = None
     """A folder of videos that were not trained on, or world."""
+    protocol: ProtocolName | None = None
+    """Which fixes frames, intervals, clips and seeds."""
+    work: Path | None = None
+    """With a protocol: where clips, features and the list of real clips are kept; beside the JSON by default."""
+    runs: int | None = None
+    """With a protocol: repetitions with other seeds. Another number than the protocol's renames it."""
     clips: int | None = None
-    """Clips to continue: the first of the world's test (all 256), or spread over the videos of the folder (64)."""
+    """Clips to continue: the first of the world's test (all 256), or spread over the videos of the folder (64). Another
+    number than the protocol's renames it."""
     context_frames: int = 5
     """Frames that are given."""
     frames: int = 16
@@ -62,7 +75,17 @@ class EvaluateArguments:
     common: TokenizerOptions = field(default_factory=WithTokenizer)
 
     def __post_init__(self) -> None:
-        check_counts(self, "clips", "context_frames", "frames", "batch")
+        check_counts(self, "clips", "context_frames", "frames", "batch", "runs")
+        if self.protocol is None:
+            for name in ("work", "runs"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"--{name} has no effect without --protocol")
+            return
+        for one in fields(self):
+            if one.name in ("context_frames", "frames", "interval", "seed") and getattr(self, one.name) != one.default:
+                raise ValueError(
+                    f"--{one.name.replace('_', '-')} {getattr(self, one.name)} is fixed by --protocol {self.protocol}"
+                )
 
     @property
     def clip_count(self) -> int:
@@ -74,9 +97,13 @@ def main(words: Sequence[str]) -> int:
     """Run the verb."""
     name, words = split_name(words)
     directory = None if name is None and asks_for_help(words) else find_release(name)
-    default = EvaluateArguments(data=tyro.MISSING, sample=sample_settings(directory))
+    default = EvaluateArguments(sample=sample_settings(directory))
     arguments = parse(EvaluateArguments, words, usage="evaluate MODEL", default=default)
-    assert directory is not None, "the help has been printed"
+    assert directory is not None and name is not None, "the help has been printed"
+    if arguments.protocol is not None:
+        return evaluate_by_protocol(_order(arguments, name, directory))
+    if arguments.data is None:
+        raise ValueError("give --data, a folder of videos that were not trained on, or world; --help explains")
     release = load(directory, device=pick_device(arguments.device))
     check_interval(release, arguments.interval)
     clips = read_clips(arguments, size=picture_size(release))
@@ -110,12 +137,21 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def _order(arguments: EvaluateArguments, name: str, directory: Path) -> Order:
+    assert arguments.protocol is not None
+    return Order(
+        name, directory, arguments.protocol, arguments.data, arguments.clips, arguments.runs, arguments.batch,
+        arguments.json, arguments.work, arguments.sample, arguments.device,
+    )  # fmt: skip
+
+
 def read_clips(arguments: EvaluateArguments, *, size: int) -> Tensor | WorldTest:
     """The clips to continue, (B, T, 3, S, S) uint8 with T = context + frames, or the world's with their truth."""
     length = arguments.context_frames + arguments.frames
     if arguments.data == "world":
         world = replace(at_size(size), num_frames=length)
         return world_test(arguments.interval, clips=arguments.clip_count, config=world)
+    assert arguments.data is not None, "asked for before"
     folder = FolderConfig(
         path=arguments.data, num_frames=length, size=size, flip=False, seed=arguments.seed,
         min_interval=arguments.interval, max_interval=arguments.interval, interval_rule="fixed",

@@ -79,6 +79,43 @@ def position_error(tracks: Tracks, truth: Tensor) -> Tensor:
     return torch.where(present, distance, 0).sum(-1) / present.sum(-1)
 
 
+def found_error(tracks: Tracks, truth: Tensor) -> Tensor:
+    """Return how far the bodies that were found are from the truth, (B, T) float64 px; NaN where none was found.
+
+    Beside `share_found`: a model that loses its bodies may look good here, and one that keeps them all cannot hide.
+    """
+    distance = (tracks.position - truth).square().sum(-1).sqrt()  # (B, T, K), NaN where not found
+    return torch.where(tracks.found, distance, torch.nan).nanmean(-1)
+
+
+def share_found(tracks: Tracks) -> Tensor:
+    """Return which share of the scene's bodies was found in each frame, (B, T) float64."""
+    return tracks.found.sum(-1).double() / tracks.present.sum(-1)[:, None]
+
+
+def velocity_error(tracks: Tracks, truth: Tensor, *, before: Tensor, true_before: Tensor) -> Tensor:
+    """Return how far velocities are from the truth, (B, T) float64 px per frame; NaN where no body was found twice.
+
+    A velocity is the way from one frame to the next, so a body in the wrong place may move rightly.
+
+    Args:
+        tracks: of T frames.
+        truth: (B, T, K, 2) px, the true centres.
+        before: (B, K, 2) px, where bodies were found in the frame before the first; NaN where not.
+        true_before: (B, K, 2) px, where they were.
+    """
+    places = torch.cat([before[:, None], tracks.position], dim=1)
+    true_places = torch.cat([true_before[:, None], truth], dim=1)
+    difference = places.diff(dim=1) - true_places.diff(dim=1)  # (B, T, K, 2)
+    present = tracks.present[:, None, :, None]
+    return torch.where(present, difference, torch.nan).square().sum(-1).sqrt().nanmean(-1)
+
+
+def count_error(tracks: Tracks) -> Tensor:
+    """Return how many bodies there are too many (above 0) or too few (below) in each frame, (B, T) float64."""
+    return tracks.blobs.sum(-1).double() - tracks.present.sum(-1)[:, None]
+
+
 def count_correct(tracks: Tracks) -> Tensor:
     """Return which frames (B, T) show every body of the scene once and nothing else that could be a body."""
     expected = torch.zeros_like(tracks.blobs[:, 0])  # (B, C)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 HIGHEST_PSNR = 100.0  # dB; two equal frames would have infinity, which no mean survives
 SSIM_WINDOW = 11  # pixels on a side, Gaussian of deviation 1.5 (Wang et al., 2004)
-FRAMES_PER_CHUNK = 256
+FRAMES_PER_CHUNK = 256  # in float64 at once, to bound memory
 
 
 def psnr(video: Tensor, truth: Tensor) -> Tensor:
@@ -24,8 +24,10 @@ def psnr(video: Tensor, truth: Tensor) -> Tensor:
         (...) float64 in dB, at most `HIGHEST_PSNR`.
     """
     _check(video, truth)
-    error = (video.double() - truth.double()).square().mean(dim=(-3, -2, -1))
-    return (10 * torch.log10(255**2 / error)).clamp(max=HIGHEST_PSNR)
+    flat, flat_truth = (rearrange(x, "... c h w -> (...) c h w") for x in (video, truth))
+    chunks = zip(flat.split(FRAMES_PER_CHUNK), flat_truth.split(FRAMES_PER_CHUNK), strict=True)
+    errors = [(one.double() - two.double()).square().mean(dim=(-3, -2, -1)) for one, two in chunks]
+    return (10 * torch.log10(255**2 / torch.cat(errors))).clamp(max=HIGHEST_PSNR).reshape(video.shape[:-3])
 
 
 def ssim(video: Tensor, truth: Tensor) -> Tensor:

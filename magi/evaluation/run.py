@@ -106,6 +106,9 @@ def score_world(made: Tensor, test: WorldTest, *, context: int, reconstructed: T
         "position error, copy last": scores["position error, copy last"],
         "position error, constant velocity": scores["position error, constant velocity"],
         "position error, tokenizer": ceiling["position error"],
+        "found error, model": scores["found error"],
+        "share found, model": scores["share found"],
+        "velocity error, model": scores["velocity error"],
         "count correct, model": scores["count correct"],
         "count correct, tokenizer": ceiling["count correct"],
     }

@@ -18,7 +18,16 @@ from pathlib import Path
 from torch import Tensor
 
 from magi.data.world import World, WorldConfig, WorldStates
-from magi.evaluation.dynamics import constant_velocity, copy_last, count_correct, position_error, track
+from magi.evaluation.dynamics import (
+    constant_velocity,
+    copy_last,
+    count_correct,
+    found_error,
+    position_error,
+    share_found,
+    track,
+    velocity_error,
+)
 
 EVALUATION_WORLD = WorldConfig(num_frames=21, seed=20_250_123)
 """3 to 5 bodies at 1.5 to 4 px per frame, two bounces each in 12 frames; 5 frames are given, 16 asked for."""
@@ -65,17 +74,23 @@ def score_positions(video: Tensor, test: WorldTest, *, context: int = CONTEXT) -
 
     Returns:
         (F,) float64 each, by generated frame: ``position error`` of the video and of the baselines ``copy last`` and
-        ``constant velocity`` in pixels, and ``count correct``, the share of frames with the right bodies and no others.
+        ``constant velocity`` in pixels; ``found error`` of the bodies that were found, beside ``share found``;
+        ``velocity error`` in pixels per frame; and ``count correct``, the share of frames with the right bodies and no
+        others.
     """
     frames, states = video.shape[1], test.states
     bodies = {"present": states.present, "radius": states.radius}
     seen = track(test.video[:, :context], states.color, **bodies)
     made = track(video, states.color, **bodies)
     truth = states.position[:, context : context + frames]
+    last = {"before": seen.position[:, -1], "true_before": states.position[:, context - 1]}
     return {
         "position error": position_error(made, truth).mean(0),
         "position error, copy last": position_error(copy_last(seen, frames), truth).mean(0),
         "position error, constant velocity": position_error(constant_velocity(seen, frames), truth).mean(0),
+        "found error": found_error(made, truth).nanmean(0),
+        "share found": share_found(made).mean(0),
+        "velocity error": velocity_error(made, truth, **last).nanmean(0),
         "count correct": count_correct(made).double().mean(0),
     }
 

@@ -7,9 +7,10 @@ Curves are drawn by Matplotlib; the mask, which is nothing but squares, by hand.
 
 from __future__ import annotations
 
+import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,16 +70,23 @@ def chart(
             spine.set_color(INKS["line"])
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(written.getvalue(), label=f"{y_label}, {x_label}")
+    return inline(written.getvalue(), label=f"{y_label}, {x_label}", inks=INKS)
 
 
-def _inline(svg: str, *, label: str) -> Html:
-    """Matplotlib's file as an element of a page: no prologue, no namespaces, colours of the style sheet."""
+def inline(svg: str, *, label: str, inks: Mapping[str, str]) -> Html:
+    """Matplotlib's file as an element of a page: no prologue, no namespaces, colours of the style sheet.
+
+    Args:
+        svg: the file.
+        label: what it shows, for those who cannot see it.
+        inks: by name in the style sheet, the colours that stand for it.
+    """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body)
-    body = re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 role="img" aria-label="{label}">', body, count=1)
-    for name, ink in INKS.items():
+    said = f'role="img" aria-label="{html.escape(label)}"'
+    body = re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda found: f"<svg {found[1]} {said}>", body, count=1)
+    for name, ink in inks.items():
         body = body.replace(ink, f"var(--{name})")
     return Html(body)
 

@@ -12,6 +12,12 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; base-uri 'none'"
+"""What a browser may load for a page: what is in it."""
+
+
+LONG = 40  # characters of a cell of a table above which it is a sentence
+
 
 class Html(str):
     """Markup, as opposed to text that must be escaped to become markup."""
@@ -41,6 +47,7 @@ def page(title: str, *sections: Html, footer: str = "") -> Html:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{markup(title)}</title>
 <link rel="icon" href="data:,">
 <style>
@@ -65,9 +72,30 @@ def opening(title: str, lead: str, facts: Sequence[tuple[str, str]]) -> Html:
     )
 
 
-def section(title: str, *content: str) -> Html:
-    """A heading with what belongs to it; text becomes a paragraph."""
-    return Html(f"<section>\n<h2>{markup(title)}</h2>\n{join(map(paragraph, content))}\n</section>")
+def section(title: str, *content: str, anchor: str = "") -> Html:
+    """A heading with what belongs to it; text becomes a paragraph. `link` leads to an `anchor`."""
+    start = f'<section id="{html.escape(anchor)}">' if anchor else "<section>"
+    return Html(f"{start}\n<h2>{markup(title)}</h2>\n{join(map(paragraph, content))}\n</section>")
+
+
+def link(anchor: str, words: str) -> Html:
+    """Words that lead to a section of this page."""
+    return Html(f'<a href="#{html.escape(anchor)}">{markup(words)}</a>')
+
+
+def contents(entries: Iterable[Html]) -> Html:
+    """A list of what there is on the page."""
+    return Html(f'<nav><ol class="contents">{join(Html(f"<li>{entry}</li>") for entry in entries)}</ol></nav>')
+
+
+def block(content: str, *, kind: str) -> Html:
+    """Text or markup set in the style that the style sheet has for its kind."""
+    return Html(f'<div class="{html.escape(kind)}">{markup(content)}</div>')
+
+
+def chip(word: str, *, kind: str) -> Html:
+    """A word on a ground of its kind's colour."""
+    return Html(f'<span class="chip {html.escape(kind)}">{markup(word)}</span>')
 
 
 def paragraph(content: str) -> Html:
@@ -124,17 +152,32 @@ def image(data: bytes, *, label: str, size: tuple[int, int]) -> Html:
     return Html(f'<img src="{source}" alt="{html.escape(label)}" width="{size[0]}" height="{size[1]}" loading="lazy">')
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> Html:
-    """Rows of cells, the first of each naming the row; `numbers` sets the others flush right."""
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True, caption: str = "", kind: str = ""
+) -> Html:
+    """Rows of cells, the first of each naming the row.
+
+    Args:
+        header: names of the columns.
+        rows: the cells; each row as many as the header.
+        numbers: sets all but the first flush right, and breaks none of them but sentences.
+        caption: a line above.
+        kind: the style, where it is not that of `numbers` or of words.
+    """
     head = "".join(f'<th scope="col">{markup(cell)}</th>' for cell in header)
     body = "\n".join(
-        f'<tr><th scope="row">{markup(first)}</th>{"".join(f"<td>{markup(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
+        f'<tr><th scope="row">{markup(first)}</th>{"".join(map(_cell, rest))}</tr>' for first, *rest in rows
     )
-    kind = "numbers" if numbers else "words"
-    return Html(
-        f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
-    )
+    kind = kind or ("numbers" if numbers else "words")
+    inner = f"<thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody>"
+    whole = Html(f'<div class="wide"><table class="{html.escape(kind)}">{inner}</table></div>')
+    if not caption:
+        return whole
+    return Html(f'<figure class="tabular"><figcaption>{markup(caption)}</figcaption>{whole}</figure>')
+
+
+def _cell(content: str) -> str:
+    return f'<td class="sentence">{markup(content)}</td>' if len(content) > LONG else f"<td>{markup(content)}</td>"
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> Html:

@@ -1,0 +1,128 @@
+"""Where trainings lie and how one is made or taken up again: by name, once, whatever asks for it.
+
+FOLDER/runs/NAME/              checkpoints, metrics.jsonl, release; grows again if deleted, never needed to draw
+RESULTS/plan.json              what will be run, before anything is
+RESULTS/tuning.json            what the tuning chose, with all that it tried
+RESULTS/runs/NAME.json         what is known of a finished run: its configuration and its losses
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from magi.data.clips import BEYOND
+from magi.distributed import Distributed
+from magi.experiments.video import VideoRun, preparation_of, train_video
+from magi.model.config import Forcing
+from magi.reproduce.runs import Recipe, training, tuning
+from magi.reproduce.scale import Scale
+from magi.sampling.release import Release, load
+
+HELD_OUT = 64  # clips that no run trains on, for the loss that the tuning compares
+FORCINGS: tuple[Forcing, ...] = ("ctf", "mtf")
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The folders of a reproduction, and what it runs on."""
+
+    scale: Scale
+    folder: Path
+    """Large and replaceable."""
+    results: Path
+    """Small and to be kept."""
+    distributed: Distributed
+
+    def trained(self, recipe: Recipe) -> Release:
+        """The model of a recipe, trained now unless it has been."""
+        rate = self.tuned(recipe.forcing)["learning_rate"]
+        return self.train(recipe.name, training(self.scale, recipe, learning_rate=rate))
+
+    def tuned(self, forcing: Forcing) -> Mapping[str, Any]:
+        """What the tuning chose for a paradigm; both had the same choices and the same number of clips.
+
+        The learning rate is the one with the lowest loss of the averaged model on held-out clips.
+        """
+        path = self.results / "tuning.json"
+        if not path.is_file():
+            write_json(path, {name: self._tune(name) for name in FORCINGS})
+        chosen: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))[forcing]
+        return chosen
+
+    def _tune(self, forcing: Forcing) -> dict[str, Any]:
+        losses: dict[float, float] = {}
+        for rate in self.scale.learning_rates:
+            run = tuning(self.scale, forcing, learning_rate=rate)
+            name = f"tuning-{forcing}-lr{rate:g}"
+            self.train(name, run)
+            losses[rate] = json.loads((self.results / "runs" / f"{name}.json").read_text())["held-out loss"]
+        return {"learning_rate": min(losses, key=losses.__getitem__), "held-out loss by learning rate": losses}
+
+    def train(self, name: str, run: VideoRun) -> Release:
+        """The model of any run, trained under a name unless it has been."""
+        run_dir = self.folder / "runs" / name
+        release = run_dir / "release"
+        known = self.results / "runs" / f"{name}.json"
+        if not (release.exists() and known.is_file()):
+            self.distributed.print_once(f"\n{name}: {run.train.total_samples:,} clips")
+            start = time.perf_counter()
+            train_video(run, run_dir=run_dir, distributed=self.distributed)
+            seconds = time.perf_counter() - start
+            self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)
+        return load(release, device=self.distributed.device)
+
+    def _record(self, path: Path, run: VideoRun, release: Release, run_dir: Path, seconds: float) -> None:
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        write_json(
+            path,
+            {
+                "run": asdict(run),
+                "parameters": sum(weight.numel() for weight in release.model.parameters()),
+                "held-out loss": held_out_loss(run, release),
+                "losses": [[entry["samples"], entry["loss"]] for entry in map(json.loads, lines) if "loss" in entry],
+                "seconds since it was last resumed": round(seconds, 1),
+                "machine": machine(self.distributed.device),
+                "date": today(),
+            },
+        )
+
+
+@torch.no_grad()
+def held_out_loss(run: VideoRun, release: Release) -> float:
+    """The loss on clips that no run trains on, at fixed draws; comparable within one paradigm only."""
+    device = release.model.head_position.device
+    prepare, source = preparation_of(run, release.tokenizer, device), run.data.training_source()
+    losses = [
+        float(release.model(*prepare(source.clips(range(first, first + 8)), index))["loss"])
+        for index, first in enumerate(range(BEYOND, BEYOND + HELD_OUT, 8))
+    ]
+    return sum(losses) / len(losses)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a results file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def machine(device: torch.device) -> str:
+    """What ran: the accelerator, or the CPU and its threads."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+
+
+def today() -> str:
+    """The date as results name it."""
+    return time.strftime("%Y-%m-%d")

@@ -1,0 +1,96 @@
+"""The paper in miniature: what is compared differs in nothing else, and what was planned is what is run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from magi.distributed import Distributed
+from magi.evaluation.uncertainty import Interval
+from magi.model.config import MagiConfig
+from magi.model.magi import Magi
+from magi.reproduce import plan
+from magi.reproduce.reproduce import flops_ratio
+from magi.reproduce.runs import Recipe, ablations, equal_flops, headline, training
+from magi.reproduce.scale import CPU, SCALES, SMOKE
+from magi.reproduce.studies.forcing import CLAIMED, judge
+from magi.reproduce.studies.quality import front, recommended
+from magi.reproduce.workshop import Workshop
+
+
+@pytest.fixture(scope="module")
+def ratio() -> float:
+    """FLOPs of CTF over MTF at the CPU scale."""
+    return flops_ratio(CPU)
+
+
+def weights(config: MagiConfig, seed: int) -> dict[str, torch.Tensor]:
+    """As a training begins with them."""
+    torch.manual_seed(seed)
+    return Magi(config).state_dict()
+
+
+@pytest.mark.parametrize("recipe", [*headline(CPU), *ablations(CPU), *equal_flops(CPU, 1.5)], ids=lambda r: r.name)
+def test_runs_of_a_seed_begin_alike_and_see_one_order(recipe: Recipe) -> None:
+    """Same weights to the last bit, same seed of data, masks and noise: only what the name says differs."""
+    run, base = training(SMOKE, recipe), training(SMOKE, Recipe(seed=recipe.seed))
+    ours, theirs = weights(run.model, run.train.seed), weights(base.model, base.train.seed)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert run.data.world.seed == base.data.world.seed == recipe.seed
+    allowed = {"forcing"} | (set() if recipe.noise else {"clean_probability"})
+    assert {key for key in asdict(run.model) if getattr(run.model, key) != getattr(base.model, key)} <= allowed
+    assert replace(run.data.world, max_interval=base.data.world.max_interval) == base.data.world
+
+
+def test_equal_flops_are_equal(ratio: float) -> None:
+    """MTF's steps times their FLOPs are CTF's, to a step."""
+    (longer, *_), equal = equal_flops(CPU, ratio), training(CPU, Recipe("ctf"))
+    steps = training(CPU, longer).train.total_samples / equal.train.total_samples
+    assert 1.3 < ratio < 2 and steps == pytest.approx(ratio, abs=CPU.batch / CPU.train_clips)
+
+
+def test_without_noise_and_intervals_there_are_none() -> None:
+    """`neither` never draws noise nor any interval but 1."""
+    run = training(CPU, Recipe("ctf", interval=False, noise=False))
+    assert run.model.clean_probability == 1 and run.data.world.max_interval == 1
+
+
+def test_results_of_two_plans_do_not_mix(tmp_path: Path) -> None:
+    """A folder of results keeps the first plan; another one is refused by both hashes."""
+    workshop = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed())
+    digest = plan.register(workshop, "smoke", 1.5)
+    assert plan.register(workshop, "smoke", 1.5) == digest
+    with pytest.raises(ValueError, match=f"is the plan {digest[:12]}, this is"):
+        plan.register(replace(workshop, scale=replace(SMOKE, clips=9)), "smoke", 1.5)
+
+
+def test_the_plan_that_was_registered_is_the_one_in_the_code(ratio: float) -> None:
+    """The committed plan of the CPU scale has the hash of what the code would run."""
+    path = Path(__file__).parents[1] / "results" / "reproduce" / "cpu" / "plan.json"
+    assert json.loads(path.read_text())["sha256"] == plan.fingerprint(plan.plan("cpu", SCALES["cpu"], ratio))
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        (Interval(0.6, CLAIMED), "held"),
+        (Interval(0.6, 0.9), "undecided"),
+        (Interval(0.8, 0.9), "did not hold"),
+        (None, "undecided"),
+    ],
+)
+def test_the_headline_is_judged_by_the_registered_rule(interval: Interval | None, verdict: str) -> None:
+    """By the whole interval, on the one side or the other of the paper's number."""
+    assert judge(interval) == verdict
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    """Of four settings one is slower and worse than another; the recommended one is the fastest that is good enough."""
+    seconds = {(1, 1): 1.0, (2, 1): 2.0, (1, 2): 3.0, (2, 2): 4.0}
+    quality = {(1, 1): 9.0, (2, 1): 5.0, (1, 2): 6.0, (2, 2): 4.9}
+    assert front(seconds, quality) == [(1, 1), (2, 1), (2, 2)]
+    assert recommended(seconds, quality, (2, 2)) == (2, 1)
