@@ -31,6 +31,8 @@ from torch.nn import functional
 from magi.data.world import World, WorldConfig, WorldStates
 from magi.evaluation.detectors.protocol import Detector
 from magi.evaluation.detectors.world import NAME, load, load_frames
+from magi.evaluation.frechet import Moments, frechet_distance
+from magi.evaluation.uncertainty import resampled
 from magi.report.studies import Curves, Series, Study, Table
 from magi.seeds import generator
 
@@ -201,24 +203,14 @@ class Distance:
 
 
 def distance(features: Tensor, reference: Tensor, *, resamples: int = RESAMPLES) -> Distance:
-    """Between two sets of features (N, D), with a bootstrap over clips."""
-    values = []
-    for index in range(resamples):
-        random = generator(0, "resample", index)
-        one, two = (x[random.integers(0, len(x), len(x))] for x in (features, reference))
-        values.append(frechet(one, two))
-    return Distance(frechet(features, reference), float(np.std(values, ddof=1)) if resamples > 1 else 0.0)
+    """Between two sets of features (N, D), with a bootstrap over the clips of both."""
+    rows = [resampled(len(part), resamples, seed=seed) for seed, part in enumerate((features, reference))]
+    values = [_frechet(features[one], reference[two]) for one, two in zip(*rows, strict=True)]
+    return Distance(_frechet(features, reference), float(np.std(values, ddof=1)) if resamples > 1 else 0.0)
 
 
-# TO BE REPLACED by magi.evaluation.frechet (Moments, frechet_distance) when that is there
-def frechet(one: Tensor, two: Tensor) -> float:
-    """Fréchet distance of the Gaussians with the moments of two sets of features (N, D), float64, divisor N - 1."""
-    a, b = one.double(), two.double()
-    values, vectors = torch.linalg.eigh(torch.cov(a.T))
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ torch.cov(b.T) @ root).clamp(min=0).sqrt().sum()
-    spread = a.var(0).sum() + b.var(0).sum() - 2 * cross
-    return float((a.mean(0) - b.mean(0)).square().sum() + spread)
+def _frechet(one: Tensor, two: Tensor) -> float:
+    return frechet_distance(Moments.of(one), Moments.of(two))
 
 
 def spearman(values: Sequence[float]) -> float:
@@ -305,7 +297,7 @@ def study(outcome: Outcome, *, clips: int, command: str) -> Study:
         f"of two clean sets, {outcome.floor[0]} (world-FID of the last frame {outcome.floor[1]}).",
         protocol={
             "clips in each set": clips, "clean": asdict(CLEAN), "reference seed": REFERENCE_SEED, "interval": INTERVAL,
-            "world-FID": "last frame", "covariance divisor": "N - 1", "resamples": RESAMPLES,
+            "world-FID": "last frame", "covariance divisor": "N", "resamples": RESAMPLES,
             detector.name: detector.fingerprint, frames.name: frames.fingerprint,
         },
         tables=(

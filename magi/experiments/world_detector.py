@@ -28,6 +28,7 @@ from magi.training.optim import OptimConfig
 
 NETWORK = WorldNetworkConfig()
 HELD = 256  # clips of 16 frames for the examination, never trained on
+MANY = 1_024  # further clips whose spread is the unit of the features
 TRAIN = TrainConfig(
     total_samples=48_000,
     batch_size=24,
@@ -76,8 +77,10 @@ def train_detector(config: TrainConfig, *, network: WorldNetworkConfig, run_dir:
     text = card(averaged.network, scores, samples=state.samples)
     release = run_dir / "release"
 
+    many = lesson(range(BEYOND + HELD, BEYOND + HELD + MANY), seed=config.seed, num_frames=16)
+
     def write(folder: Path) -> None:
-        save(folder, averaged.network, clips=held.video, card=text, recipe=recipe["train"])
+        save(folder, averaged.network, clips=many.video, card=text, recipe=recipe["train"])
 
     publish(release, write)
     return scores
