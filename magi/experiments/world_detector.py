@@ -28,6 +28,7 @@ from magi.training.optim import OptimConfig
 
 NETWORK = WorldNetworkConfig()
 HELD = 256  # clips of 16 frames for the examination, never trained on
+MANY = 1_024  # further clips whose spread is the unit of the features
 TRAIN = TrainConfig(
     total_samples=48_000,
     batch_size=24,
@@ -75,7 +76,13 @@ def train_detector(config: TrainConfig, *, network: WorldNetworkConfig, run_dir:
     scores = examine(averaged, held)
     text = card(averaged.network, scores, samples=state.samples)
     release = run_dir / "release"
-    publish(release, lambda folder: save(folder, averaged.network, card=text, recipe=recipe["train"]))
+
+    many = lesson(range(BEYOND + HELD, BEYOND + HELD + MANY), seed=config.seed, num_frames=16)
+
+    def write(folder: Path) -> None:
+        save(folder, averaged.network, clips=many.video, card=text, recipe=recipe["train"])
+
+    publish(release, write)
     return scores
 
 
@@ -88,16 +95,16 @@ def card(network: WorldNetwork, scores: dict[str, float], *, samples: int) -> st
 
 CARD = """# world-detector
 
-A network that tells the physics of the procedural world, for distances between sets of videos. It needs no download and
-knows this one world: its distances are called **world-FVD** (clips) and **world-FID** (single frames) and are comparable
-with no published number.
+A network that tells the physics of the procedural world, for distances between sets of videos. It needs no download
+and knows this one world: its distances are called **world-FVD** (clips) and **world-FID** (single frames) and are
+comparable with no published number.
 
 | | |
 |---|---|
 | parameters | {parameters:,} |
 | features | {dim} of a clip, {dim} of a frame |
 | recipe | `python -m magi.experiments.world_detector --out runs/world-detector` |
-| data | {samples:,} clips of 5, 8, 12 or 16 frames: 1 to 5 bodies, gravity 0 to .3, speeds .3 to 5.5, intervals 1 to 4 |
+| data | {samples:,} clips of 5, 8, 12 or 16 frames: 1 to 5 bodies, gravity to .3, speeds .3 to 5.5, intervals 1 to 4 |
 | asked for | where bodies are, their colours, number, velocities, bounces; gravity and interval |
 | fingerprint, world-FVD | `{{fingerprint}}` |
 | fingerprint, world-FID | `{{frame fingerprint}}` |

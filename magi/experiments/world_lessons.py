@@ -1,11 +1,11 @@
 """What the detector of the procedural world is taught: worlds of random physics, and the questions asked about them.
 
 Knows which clips are shown and what counts as an answer; the network is `magi.evaluation.detectors.world`, how long it
-learns is `magi.experiments.world_detector`. No clip is tampered with: blurred, noisy, frozen or shuffled clips are what
-the detector is tested on. Half of the clips get a little blur and noise, as a tokenizer leaves, so that texture does not
+learns is `magi.experiments.world_detector`. No clip is tampered with in time: frozen or shuffled clips are what the
+detector is tested on. Half of the clips get a little blur and noise, as a tokenizer leaves, so that texture does not
 outweigh motion.
 
-Shapes: B clips, T frames, K bodies, D features, h = w = 8 places. Speeds are in pixels per frame, so an interval counts.
+Shapes: B clips, T frames, K bodies, D features, C colours, h = w = 8 places. Speeds are in pixels per frame.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ bounce (`magi.experiments.world_detector`), and ships with the package. A distan
 (whole clips) or a world-FID (single frames): numbers of their own, comparable with no published one.
 
 A clip is judged at 64 x 64 pixels. Convolutions look at each frame, others compare its features with those of the
-frames before and after; a clip's features are the mean over places and frames. 16 frames are usual, any number from 4 is
-right, and two sets are only to be compared at one number.
+frames before and after; a clip's features are the mean over places and frames, in units of their spread over many
+worlds. 16 frames are usual, any number from 4 is right, and two sets are only to be compared at one number.
 
 Shapes: B clips, T frames, D features, C channels, H x W pixels, h = w = 8 places.
 """
@@ -29,9 +29,10 @@ from magi import checkpoint
 from magi.pretrained import SHELF
 
 NAME = "world-detector"
-WEIGHTS = "detector"  # not `model`: this folder holds no model to sample from
+WEIGHTS, AXES = "detector", "axes"  # files; none is called `model`: here is no model to sample from
 SIZE = 64  # pixels on a side, and the side of the worlds that were learned
 FEWEST_FRAMES = 4  # fewer show no motion that changes
+SOFTENING = 0.1  # of the mean variance: see `principal_axes`
 CLIPS_PER_CHUNK = 16
 """Clips computed at a time, to bound memory."""
 PREPARATION = "area to 64 x 64, x / 127.5 - 1, mean over places and frames"
@@ -104,6 +105,14 @@ class WorldNetwork(nn.Module):
             x = block(x)
         return functional.gelu(self.last(x.flatten(0, 1))).unflatten(0, x.shape[:2])
 
+    def pooled_still(self, pixels: Tensor) -> Tensor:
+        """Features (B, D) of pixels (B, T, 3, 64, 64): the mean over places and frames of what each frame shows."""
+        return self.still(pixels).mean((1, 3, 4))
+
+    def pooled_moving(self, pixels: Tensor) -> Tensor:
+        """Features (B, D) of pixels (B, T, 3, 64, 64): the mean over places and frames of what moves."""
+        return self.moving(self.still(pixels)).mean((1, 3, 4))
+
 
 class WorldDetector:
     """Features of whole clips: what moves, how, and how often it bounces. A `Detector`."""
@@ -111,11 +120,11 @@ class WorldDetector:
     name: str = "world-FVD"
     frames: int | None = None
 
-    def __init__(self, network: WorldNetwork) -> None:
-        """Make a detector of a network, which is put into evaluation mode."""
-        self.network = network.eval()
+    def __init__(self, network: WorldNetwork, axes: Tensor) -> None:
+        """Make a detector of a network, which is put into evaluation mode; features are multiplied by `axes` (D, D)."""
+        self.network, self.axes = network.eval(), axes
         self.dim = network.config.dim
-        self.fingerprint = fingerprint(network, self.name)
+        self.fingerprint = fingerprint(network, axes, self.name)
 
     def features(self, video: Tensor) -> Tensor:
         """Features (B, D) float32 of clips (B, T, 3, H, W) uint8.
@@ -127,7 +136,7 @@ class WorldDetector:
         return _in_chunks(video, self._pooled)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
-        return self.network.moving(self.network.still(pixels)).mean((1, 3, 4))
+        return self.network.pooled_moving(pixels) @ self.axes
 
 
 class WorldFrameDetector:
@@ -139,11 +148,11 @@ class WorldFrameDetector:
     name: str = "world-FID"
     frames: int | None = None
 
-    def __init__(self, network: WorldNetwork) -> None:
-        """Make a detector of the part of a network that sees one frame; it is put into evaluation mode."""
-        self.network = network.eval()
+    def __init__(self, network: WorldNetwork, axes: Tensor) -> None:
+        """Make a detector of what a network sees in one frame; features are multiplied by `axes` (D, D)."""
+        self.network, self.axes = network.eval(), axes
         self.dim = network.config.dim
-        self.fingerprint = fingerprint(network, self.name)
+        self.fingerprint = fingerprint(network, axes, self.name)
 
     def features(self, video: Tensor) -> Tensor:
         """Features (B, D) float32 of clips (B, T, 3, H, W) uint8, T = 1 for single frames.
@@ -152,7 +161,10 @@ class WorldFrameDetector:
             ValueError: not uint8, not three channels, or no frames.
         """
         _check(video, fewest=1)
-        return _in_chunks(video, lambda pixels: self.network.still(pixels).mean((1, 3, 4)))
+        return _in_chunks(video, self._pooled)
+
+    def _pooled(self, pixels: Tensor) -> Tensor:
+        return self.network.pooled_still(pixels) @ self.axes
 
 
 def load(directory: str | Path = NAME) -> WorldDetector:
@@ -161,7 +173,7 @@ def load(directory: str | Path = NAME) -> WorldDetector:
     Raises:
         CheckpointError: the folder is damaged or holds something else.
     """
-    return WorldDetector(load_network(directory))
+    return WorldDetector(*_load(directory, WorldDetector.name))
 
 
 def load_frames(directory: str | Path = NAME) -> WorldFrameDetector:
@@ -170,30 +182,48 @@ def load_frames(directory: str | Path = NAME) -> WorldFrameDetector:
     Raises:
         CheckpointError: the folder is damaged or holds something else.
     """
-    return WorldFrameDetector(load_network(directory))
+    return WorldFrameDetector(*_load(directory, WorldFrameDetector.name))
 
 
-def save(directory: Path, network: WorldNetwork, *, card: str, recipe: Mapping[str, Any]) -> None:
-    """Write a network as a folder that `load` reads.
+def save(
+    directory: Path, network: WorldNetwork, *, clips: Tensor, card: str, recipe: Mapping[str, Any]
+) -> tuple[WorldDetector, WorldFrameDetector]:
+    """Write a network as a folder that `load` and `load_frames` read, and return the two detectors of it.
 
     Args:
         directory: must not exist yet.
         network: with the weights to keep.
+        clips: (B, T, 3, H, W) uint8 of many worlds, whose spread becomes the unit of the features (`principal_axes`);
+            that of frames is read from the last frame of each.
         card: Markdown, in which ``{fingerprint}`` and ``{frame fingerprint}`` are filled in.
         recipe: how it was trained, as plain data; kept beside the configuration and not read.
     """
-    for slot, name in (("{fingerprint}", WorldDetector.name), ("{frame fingerprint}", WorldFrameDetector.name)):
-        card = card.replace(slot, fingerprint(network, name))
+    network.eval()
+    moving = WorldDetector(network, principal_axes(_in_chunks(clips, network.pooled_moving)))
+    still = WorldFrameDetector(network, principal_axes(_in_chunks(clips[:, -1:], network.pooled_still)))
+    for slot, detector in (("{fingerprint}", moving), ("{frame fingerprint}", still)):
+        card = card.replace(slot, detector.fingerprint)
+    axes = {moving.name: moving.axes, still.name: still.axes}
     config = {"detector": asdict(network.config), "recipe": dict(recipe)}
-    checkpoint.save(directory, {WEIGHTS: network.state_dict()}, {"config.json": config, "README.md": card})
+    tensors = {WEIGHTS: network.state_dict(), AXES: axes}
+    checkpoint.save(directory, tensors, {"config.json": config, "README.md": card})
+    return moving, still
 
 
-def load_network(directory: str | Path) -> WorldNetwork:
-    """The network in a folder, every byte of it verified.
+def principal_axes(features: Tensor) -> Tensor:
+    """The map (D, D) float32 that gives features (B, D) about one spread in each of their principal directions.
 
-    Raises:
-        CheckpointError: the folder is damaged or holds something else.
+    Most of a network's variance lies in a few directions (here the number of bodies and their speed), which would
+    drown what else it has learned. A direction of variance v is divided by sqrt(v + `SOFTENING` m), where m is the mean
+    variance: directions with much of it count alike, and those that hardly vary are not blown up to noise.
     """
+    variance, directions = torch.linalg.eigh(torch.cov(features.double().T))
+    softened = variance.clamp(min=0) + SOFTENING * variance.mean()
+    return (directions / softened.sqrt()).float().contiguous()
+
+
+def _load(directory: str | Path, name: str) -> tuple[WorldNetwork, Tensor]:
+    """The network in a folder, every byte of it verified, and the axes of one of its detectors."""
     folder = SHELF / NAME if str(directory) == NAME else Path(directory)
     checkpoint.verify(folder)
     described: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -203,13 +233,15 @@ def load_network(directory: str | Path) -> WorldNetwork:
         )
     network = WorldNetwork(checkpoint.read_config(WorldNetworkConfig, described["detector"]))
     network.load_state_dict(checkpoint.load_tensors(folder, WEIGHTS, network.state_dict()))
-    return network
+    square = torch.empty(network.config.dim, network.config.dim)
+    expected = {WorldDetector.name: square, WorldFrameDetector.name: square}
+    return network, checkpoint.load_tensors(folder, AXES, expected)[name]
 
 
-def fingerprint(network: WorldNetwork, name: str) -> str:
+def fingerprint(network: WorldNetwork, axes: Tensor, name: str) -> str:
     """SHA-256 of the weights, of what is done before and after them, and of the distance they are for."""
     digest = hashlib.sha256(json.dumps([name, PREPARATION, asdict(network.config)]).encode())
-    for key, tensor in sorted(network.state_dict().items()):
+    for key, tensor in sorted({**network.state_dict(), AXES: axes}.items()):
         digest.update(key.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
