@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from magi.cli import main
 from magi.distributed import Distributed
 from magi.evaluation.uncertainty import Interval
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
+from magi.report.studies import read_study
 from magi.reproduce import plan
-from magi.reproduce.reproduce import flops_ratio
+from magi.reproduce.reproduce import PARTS, flops_ratio
 from magi.reproduce.runs import Recipe, ablations, equal_flops, headline, training
 from magi.reproduce.scale import CPU, SCALES, SMOKE
 from magi.reproduce.studies.forcing import CLAIMED, judge
@@ -94,3 +96,22 @@ def test_the_front_holds_what_nothing_beats() -> None:
     quality = {(1, 1): 9.0, (2, 1): 5.0, (1, 2): 6.0, (2, 2): 4.9}
     assert front(seconds, quality) == [(1, 1), (2, 1), (2, 2)]
     assert recommended(seconds, quality, (2, 2)) == (2, 1)
+
+
+def test_the_whole_of_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The smoke scale by its command: an answer of every question on the world, each a file that a page can be made of.
+
+    A second run finds everything there. (Recorded gameplay needs an engine, and is left to the command itself.)
+    """
+    parts = [part for part in PARTS if part != "footage"]
+    words = ["reproduce", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--device", "cpu"]
+    assert main([*words, "--only", *parts]) == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("?-*.json")}
+    assert len(written) == len(parts)
+    assert all(read_study(tmp_path / "results" / name).answer for name in written)
+    capsys.readouterr()
+    assert main([*words, "--only", *parts]) == 0
+    assert capsys.readouterr().out.count("is there") == len(parts)
+    assert main(["report", str(tmp_path / "results"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "CTF against MTF" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert not any(str(tmp_path).encode() in content for content in written.values()), "results name no machine's paths"

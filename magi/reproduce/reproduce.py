@@ -58,7 +58,7 @@ def reproduce(
         "footage": lambda: footage.study(workshop),
     }
     for part in only or PARTS:
-        path = results / f"{part}.json"
+        path = results / f"{PARTS.index(part) + 1}-{part}.json"  # so that pages have them in this order
         if path.is_file():
             print(f"{part}: {path} is there", flush=True)
             continue
