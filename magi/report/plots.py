@@ -25,7 +25,7 @@ MARKS = 8  # on a line of more points
 
 @dataclass(frozen=True)
 class Look:
-    """How one line is drawn: the first six differ in each of the three, later ones in two of them."""
+    """How one line is drawn: the first six differ in each of the three, the first 36 in dashes or marker."""
 
     colour: str
     dashes: tuple[float, ...]
@@ -38,7 +38,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
     return {
         name: Look(
             f"series-{index % COLOURS + 1}",
-            DASHES[(index + index // COLOURS) % COLOURS],
+            DASHES[index % COLOURS],
             MARKERS[(index + index // COLOURS) % COLOURS],
         )
         for index, name in enumerate(order)
