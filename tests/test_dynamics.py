@@ -12,14 +12,16 @@ from torch import Tensor
 
 from magi.data.world import PALETTE, World, WorldConfig, WorldStates
 from magi.evaluation.dynamics import (
-    Tracks,
-    _label,
     constant_velocity,
     copy_last,
     count_correct,
+    count_errors,
+    found_error,
     position_error,
-    track,
+    share_found,
+    velocity_error,
 )
+from magi.evaluation.tracking import Tracks, _label, join, track
 
 
 @dataclass(frozen=True)

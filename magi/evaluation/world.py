@@ -18,7 +18,8 @@ from pathlib import Path
 from torch import Tensor
 
 from magi.data.world import World, WorldConfig, WorldStates
-from magi.evaluation.dynamics import constant_velocity, copy_last, count_correct, position_error, track
+from magi.evaluation.dynamics import constant_velocity, copy_last, count_correct, position_error
+from magi.evaluation.tracking import track
 
 EVALUATION_WORLD = WorldConfig(num_frames=21, seed=20_250_123)
 """3 to 5 bodies at 1.5 to 4 px per frame, two bounces each in 12 frames; 5 frames are given, 16 asked for."""
