@@ -185,6 +185,72 @@ def test_a_torn_body_counts_twice() -> None:
     assert (tracks.blobs.sum(-1) == 2).all() and not count_correct(tracks).any()
 
 
+# By horizon
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_velocity_errors_in_closed_form(axis: int) -> None:
+    """A body that goes 5 px per frame along one axis where 3 are true is wrong by 2 px per frame in every step, though
+    its place is wrong by 2, 4, 6; along the other axis the two velocities are sqrt(34) apart."""
+    steps = torch.arange(1, 5, dtype=torch.float64)
+
+    def moving(speed: float, axis: int) -> Tensor:
+        path = torch.full((4, 2), 10.0, dtype=torch.float64)
+        path[:, axis] += speed * steps
+        return path
+
+    tracks, truth = by_hand(moving(5, axis).tolist()), moving(3, axis)[None, :, None]
+    torch.testing.assert_close(velocity_error(tracks, truth), torch.full((1, 3), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(position_error(tracks, truth), 2 * steps[None])
+    other = moving(3, 1 - axis)[None, :, None]
+    torch.testing.assert_close(velocity_error(tracks, other), torch.full((1, 3), 34**0.5, dtype=torch.float64))
+
+
+def test_what_was_not_found_has_no_velocity() -> None:
+    """A body missing in frame 2 of 5 has a place in four frames and a velocity only in the steps that do not touch it;
+    found bodies are graded by themselves and the share found tells what that leaves out."""
+    path = [[20.0, 30.0], [23.0, 30.0], [float("nan")] * 2, [29.0, 30.0], [32.0, 30.0]]
+    truth = torch.tensor([[20.0 + 3 * t, 31.0] for t in range(5)], dtype=torch.float64)[None, :, None]
+    tracks = by_hand(path)
+    assert velocity_error(tracks, truth).isnan().tolist() == [[False, True, True, False]]
+    assert velocity_error(tracks, truth).nan_to_num(0).tolist() == [[0.0] * 4]
+    assert found_error(tracks, truth).isnan().tolist() == [[False, False, True, False, False]]
+    assert found_error(tracks, truth).nanmean().item() == 1 and position_error(tracks, truth)[0, 2] > 40
+    assert share_found(tracks).tolist() == [[1, 1, 0, 1, 1]]
+
+
+def test_true_videos_move_as_the_world_does(filmed: Filmed) -> None:
+    """Velocities are read to a fraction of a pixel per frame; with x and y swapped they are wrong by pixels."""
+    truth, tracks = filmed.states.position, tracks_of(filmed.video, filmed.states)
+    assert velocity_error(tracks, truth).mean() < 0.3
+    assert velocity_error(tracks, truth.flip(-1)).mean() > 1
+    turned = tracks_of(filmed.video.transpose(-1, -2), filmed.states)
+    assert velocity_error(turned, truth).mean() > 1
+
+
+def test_counts_are_wrong_in_two_directions(filmed: Filmed) -> None:
+    """One body taken away and a twin of another added leave the number of bodies right and the picture wrong by two."""
+    states = filmed.states
+    without = states.present.clone()
+    without[:, 1] = False
+    less = filmed.world.render(replace(states, present=without))
+    twins = place_another(replace(filmed, video=less), color=states.color[:, 0])
+    errors = count_errors(tracks_of(twins, states))
+    assert (errors.missing == 1).double().mean() >= 0.99 and not errors.extra[:, [0, 1, 2, 3, 4, 6, 7]].any()
+    assert (errors.extra[:, 5] == 1).all() and (errors.signed[:, 5] == 0).double().mean() >= 0.95
+    assert (errors.signed[:, 4] == -1).double().mean() >= 0.95
+
+
+def test_joined_tracks_are_the_track_of_the_joined_video(filmed: Filmed) -> None:
+    """Frames are read one by one, so cutting a clip in two changes nothing; other bodies' tracks are refused."""
+    states, whole = filmed.states, tracks_of(filmed.video, filmed.states)
+    parts = join(tracks_of(filmed.video[:, :3], states), tracks_of(filmed.video[:, 3:], states))
+    for name in ("position", "found", "blobs"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), equal_nan=True, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="not of the same bodies"):
+        join(whole, by_hand([[20.0, 30.0]]))
+
+
 # Baselines
 
 
@@ -262,5 +328,7 @@ def test_impossible_input_is_refused(filmed: Filmed) -> None:
         tracks_of(filmed.video.movedim(2, -1), filmed.states)
     with pytest.raises(ValueError, match="at least 2"):
         constant_velocity(by_hand([[20.0, 30.0]]), 2)
+    with pytest.raises(ValueError, match="needs at least 2"):
+        velocity_error(by_hand([[20.0, 30.0]]), torch.zeros(1, 1, 1, 2))
     with pytest.raises(ValueError, match="truth has shape"):
         position_error(by_hand([[20.0, 30.0]]), torch.zeros(1, 2, 1, 2))

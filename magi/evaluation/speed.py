@@ -4,7 +4,7 @@ Speed is read where bodies fly freely: a step that holds a bounce goes there and
 each other than its path is long. Steps around a reversal are therefore left out, in the video by what it shows and in
 the truth by what it knows. Between bounces a body keeps its velocity, so there the way of one frame at interval k is k
 times that of one step, exactly. Fast bodies bounce more and are left out more often, so the truth is read at the same
-interval: then the same bodies are left out on both sides.
+interval, with the same steps left out, and a body is compared with itself.
 
 Under gravity only the horizontal part of a velocity is kept in flight, so only that is compared.
 
@@ -67,10 +67,12 @@ def true_speeds(
 def speed_ratio(seen: Speeds, true: Speeds) -> float:
     """How many single steps of the world one frame of the video takes: k if interval k is k times faster.
 
-    NaN where nothing flies freely, in the video or in the truth.
+    Compares each body with itself, in the steps that are free flight in the video and in the truth, so it does not
+    matter which bodies these are. It is for as long as the video follows the truth; `windows.py` is for later.
+    NaN where there is no such step.
     """
-    single = true.speed.sum() / true.free.sum()
-    return float(seen.speed.sum() / seen.free.sum() / single)
+    both = seen.free & true.free
+    return float(seen.speed[both].sum() / true.speed[both].sum())
 
 
 def _around(turned: Tensor) -> Tensor:

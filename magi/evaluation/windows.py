@@ -2,6 +2,7 @@
 
 Bouncing bodies are chaotic: after some dozens of frames even a perfect model is elsewhere. What must last is that every
 body is there once, and that all are as fast as the world's at that time; kinetic energy too, since bounces keep it.
+Collisions mix the speeds of bodies, so no body is compared with itself, only the mean of those in free flight.
 
 Shapes: B clips, T frames, W windows. A last window that is not full is left out.
 """
@@ -75,7 +76,7 @@ def in_windows(values: Tensor, where: Tensor, *, size: int) -> Tensor:
 
 
 def _sum(values: Tensor, *, size: int) -> Tensor:
-    by_frame = values.double().sum(0).flatten(1).sum(1)  # (T - 1,)
+    by_frame = values.double().transpose(0, 1).flatten(1).sum(1)  # (T - 1,)
     by_frame = torch.cat([torch.zeros_like(by_frame[:1]), by_frame])  # (T,)
     return _windows(by_frame, size=size).sum(1)
 
