@@ -12,19 +12,16 @@ from torch import Tensor
 
 from magi.data.world import PALETTE, World, WorldConfig, WorldStates
 from magi.evaluation.dynamics import (
-    Tracks,
-    _label,
     constant_velocity,
     copy_last,
     count_correct,
-    count_error,
+    count_errors,
     found_error,
     position_error,
     share_found,
-    track,
     velocity_error,
 )
-from magi.evaluation.world import world_test
+from magi.evaluation.tracking import Tracks, _label, join, track
 
 
 @dataclass(frozen=True)
@@ -188,6 +185,72 @@ def test_a_torn_body_counts_twice() -> None:
     assert (tracks.blobs.sum(-1) == 2).all() and not count_correct(tracks).any()
 
 
+# By horizon
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_velocity_errors_in_closed_form(axis: int) -> None:
+    """A body that goes 5 px per frame along one axis where 3 are true is wrong by 2 px per frame in every step, though
+    its place is wrong by 2, 4, 6; along the other axis the two velocities are sqrt(34) apart."""
+    steps = torch.arange(1, 5, dtype=torch.float64)
+
+    def moving(speed: float, axis: int) -> Tensor:
+        path = torch.full((4, 2), 10.0, dtype=torch.float64)
+        path[:, axis] += speed * steps
+        return path
+
+    tracks, truth = by_hand(moving(5, axis).tolist()), moving(3, axis)[None, :, None]
+    torch.testing.assert_close(velocity_error(tracks, truth), torch.full((1, 3), 2.0, dtype=torch.float64))
+    torch.testing.assert_close(position_error(tracks, truth), 2 * steps[None])
+    other = moving(3, 1 - axis)[None, :, None]
+    torch.testing.assert_close(velocity_error(tracks, other), torch.full((1, 3), 34**0.5, dtype=torch.float64))
+
+
+def test_what_was_not_found_has_no_velocity() -> None:
+    """A body missing in frame 2 of 5 has a place in four frames and a velocity only in the steps that do not touch it;
+    found bodies are graded by themselves and the share found tells what that leaves out."""
+    path = [[20.0, 30.0], [23.0, 30.0], [float("nan")] * 2, [29.0, 30.0], [32.0, 30.0]]
+    truth = torch.tensor([[20.0 + 3 * t, 31.0] for t in range(5)], dtype=torch.float64)[None, :, None]
+    tracks = by_hand(path)
+    assert velocity_error(tracks, truth).isnan().tolist() == [[False, True, True, False]]
+    assert velocity_error(tracks, truth).nan_to_num(0).tolist() == [[0.0] * 4]
+    assert found_error(tracks, truth).isnan().tolist() == [[False, False, True, False, False]]
+    assert found_error(tracks, truth).nanmean().item() == 1 and position_error(tracks, truth)[0, 2] > 40
+    assert share_found(tracks).tolist() == [[1, 1, 0, 1, 1]]
+
+
+def test_true_videos_move_as_the_world_does(filmed: Filmed) -> None:
+    """Velocities are read to a fraction of a pixel per frame; with x and y swapped they are wrong by pixels."""
+    truth, tracks = filmed.states.position, tracks_of(filmed.video, filmed.states)
+    assert velocity_error(tracks, truth).mean() < 0.3
+    assert velocity_error(tracks, truth.flip(-1)).mean() > 1
+    turned = tracks_of(filmed.video.transpose(-1, -2), filmed.states)
+    assert velocity_error(turned, truth).mean() > 1
+
+
+def test_counts_are_wrong_in_two_directions(filmed: Filmed) -> None:
+    """One body taken away and a twin of another added leave the number of bodies right and the picture wrong by two."""
+    states = filmed.states
+    without = states.present.clone()
+    without[:, 1] = False
+    less = filmed.world.render(replace(states, present=without))
+    twins = place_another(replace(filmed, video=less), color=states.color[:, 0])
+    errors = count_errors(tracks_of(twins, states))
+    assert (errors.missing == 1).double().mean() >= 0.99 and not errors.extra[:, [0, 1, 2, 3, 4, 6, 7]].any()
+    assert (errors.extra[:, 5] == 1).all() and (errors.signed[:, 5] == 0).double().mean() >= 0.95
+    assert (errors.signed[:, 4] == -1).double().mean() >= 0.95
+
+
+def test_joined_tracks_are_the_track_of_the_joined_video(filmed: Filmed) -> None:
+    """Frames are read one by one, so cutting a clip in two changes nothing; other bodies' tracks are refused."""
+    states, whole = filmed.states, tracks_of(filmed.video, filmed.states)
+    parts = join(tracks_of(filmed.video[:, :3], states), tracks_of(filmed.video[:, 3:], states))
+    for name in ("position", "found", "blobs"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), equal_nan=True, atol=0, rtol=0)
+    with pytest.raises(ValueError, match="not of the same bodies"):
+        join(whole, by_hand([[20.0, 30.0]]))
+
+
 # Baselines
 
 
@@ -265,44 +328,7 @@ def test_impossible_input_is_refused(filmed: Filmed) -> None:
         tracks_of(filmed.video.movedim(2, -1), filmed.states)
     with pytest.raises(ValueError, match="at least 2"):
         constant_velocity(by_hand([[20.0, 30.0]]), 2)
+    with pytest.raises(ValueError, match="needs at least 2"):
+        velocity_error(by_hand([[20.0, 30.0]]), torch.zeros(1, 1, 1, 2))
     with pytest.raises(ValueError, match="truth has shape"):
         position_error(by_hand([[20.0, 30.0]]), torch.zeros(1, 2, 1, 2))
-
-
-def test_velocity_and_found_errors_split_what_position_error_mixes() -> None:
-    """Shifted by 3 px the bodies move rightly all the same: position is off, velocity only at the step of the shift."""
-    test = world_test(1, clips=6)
-    states = test.states
-    tracks = track(test.video, states.color, present=states.present, radius=states.radius)
-    truth = states.position
-    shifted = replace(tracks, position=tracks.position + torch.tensor([3.0, 0.0]))
-    here = {"before": truth[:, 4], "true_before": truth[:, 4]}
-    later = replace(shifted, position=shifted.position[:, 5:], found=shifted.found[:, 5:], blobs=shifted.blobs[:, 5:])
-    errors = velocity_error(later, truth[:, 5:], **here)
-    assert found_error(later, truth[:, 5:]).mean() == pytest.approx(3, abs=0.15)
-    assert errors[:, 0].mean() == pytest.approx(3, abs=0.15) and errors[:, 1:].mean() < 0.2
-
-
-def test_a_lost_body_counts_in_the_share_and_not_in_the_found_error() -> None:
-    """One body of each scene is taken away: as many are missing, and the others are where they should be."""
-    test = world_test(1, clips=6)
-    states = test.states
-    tracks = track(test.video, states.color, present=states.present, radius=states.radius)
-    lost = replace(tracks, position=tracks.position.clone(), found=tracks.found.clone())
-    lost.found[:, :, 0] = False
-    lost.position[:, :, 0] = torch.nan
-    bodies = states.present.sum(1)
-    torch.testing.assert_close(share_found(lost)[:, 0], (bodies - 1).double() / bodies)
-    assert found_error(lost, states.position).mean() < 0.3 < position_error(lost, states.position).mean()
-
-
-def test_bodies_too_many_and_too_few_have_a_sign() -> None:
-    """A scene of K bodies with one blob more is +1, with one less is -1."""
-    test = world_test(1, clips=2)
-    states = test.states
-    tracks = track(test.video, states.color, present=states.present, radius=states.radius)
-    assert torch.equal(count_error(tracks)[:, 0], torch.zeros(2, dtype=torch.float64))
-    more, less = (replace(tracks, blobs=tracks.blobs.clone()) for _ in range(2))
-    more.blobs[..., 0] += 1
-    less.blobs.scatter_add_(2, states.color[:, None, :1].expand(-1, 21, -1), torch.full((2, 21, 1), -1))
-    assert count_error(more)[0, 0] == 1 and count_error(less)[0, 0] == -1

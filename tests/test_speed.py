@@ -1,100 +1,156 @@
-"""Speed and bounces are read from tracks as the world's mechanics made them."""
+"""Speed against the requested interval: k times faster is k, in closed form and on the world's own videos."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from torch import Tensor
 
-from magi.evaluation.bounces import reversals, score_bounces
-from magi.evaluation.dynamics import Tracks, track
-from magi.evaluation.speed import mean_speed, speed_ratio, steps
-from magi.evaluation.world import WorldTest, world_test
+from magi.data.world import PALETTE, World, WorldConfig, WorldStates
+from magi.evaluation.speed import Speeds, seen_speeds, speed_ratio, true_speeds
+from magi.evaluation.tracking import Tracks, track
+from magi.evaluation.windows import in_windows, score_windows
+
+INTERVALS = (1, 2, 3)
 
 
-def tracks_of(position: Tensor) -> Tracks:
-    """Tracks of one body (T, 2) that is always found."""
-    frames = len(position)
-    return Tracks(
-        position=position.double()[None, :, None],
-        found=torch.ones(1, frames, 1, dtype=torch.bool),
-        blobs=torch.ones(1, frames, 8, dtype=torch.int64),
-        color=torch.zeros(1, 1, dtype=torch.int64),
-        radius=torch.full((1, 1), 6.0),
-        present=torch.ones(1, 1, dtype=torch.bool),
-        size=64,
+@dataclass(frozen=True)
+class Filmed:
+    states: WorldStates
+    tracks: Tracks
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.2])
+def films(request: pytest.FixtureRequest) -> tuple[bool, dict[int, Filmed]]:
+    """The same scenes at several intervals, with gravity and without."""
+    world, films = World(WorldConfig(num_frames=17, seed=7, gravity=request.param)), {}
+    for interval in INTERVALS:
+        states = world.simulate(range(16), interval=interval)
+        tracks = track(world.render(states), states.color, present=states.present, radius=states.radius)
+        films[interval] = Filmed(states, tracks)
+    return request.param > 0, films
+
+
+def truth(states: WorldStates, *, gravity: bool = False) -> Speeds:
+    return true_speeds(
+        states.position, states.velocity, bounces=states.bounces, present=states.present, gravity=gravity
     )
 
 
-def found_in(test: WorldTest) -> Tracks:
-    """Where the bodies of true clips are seen."""
-    states = test.states
-    return track(test.video, states.color, present=states.present, radius=states.radius)
+def one_body(velocity: tuple[float, float], *, frames: int = 6) -> Tracks:
+    """A disc that flies freely from (10, 10)."""
+    steps = torch.arange(frames, dtype=torch.float64)[:, None]
+    position = (10 + steps * torch.tensor(velocity, dtype=torch.float64))[None, :, None]
+    here = torch.ones(1, 1, dtype=torch.bool)
+    blobs = torch.zeros(1, frames, len(PALETTE), dtype=torch.long)
+    blobs[..., 0] = 1
+    found = torch.ones(1, frames, 1, dtype=torch.bool)
+    return Tracks(position, found, blobs, 0 * here.long(), 5.0 * here.double(), here, size=64)
 
 
-def test_speed_is_the_distance_from_frame_to_frame() -> None:
-    """A body that moves by (3, 4) every frame moves by 5, Pythagoras' triangle."""
-    tracks = tracks_of(torch.arange(5)[:, None] * torch.tensor([3.0, 4.0]))
-    assert torch.equal(steps(tracks), torch.full((1, 4, 1), 5.0, dtype=torch.float64))
-    assert float(mean_speed(tracks)) == 5
+def test_speed_in_closed_form() -> None:
+    """(3, 4) px per frame are 5, or 3 from left to right; a body that was not found in a frame has none around it."""
+    tracks = one_body((3.0, 4.0))
+    torch.testing.assert_close(seen_speeds(tracks).mean(), torch.full((5,), 5.0, dtype=torch.float64))
+    torch.testing.assert_close(seen_speeds(tracks, gravity=True).mean(), torch.full((5,), 3.0, dtype=torch.float64))
+    lost = tracks.found.clone()
+    lost[:, 2] = False
+    gap = torch.where(lost[..., None], tracks.position, torch.nan)
+    speeds = seen_speeds(replace(tracks, found=lost, position=gap))
+    assert speeds.free[0, :, 0].tolist() == [True, False, False, True, True]
+    assert speeds.mean().nan_to_num(0).tolist() == [5, 0, 0, 5, 5]
 
 
-def test_a_step_to_a_frame_without_the_body_does_not_count() -> None:
-    """Of steps 1, (missing, missing), 1 only the two that were seen are averaged."""
-    tracks = tracks_of(torch.arange(5)[:, None] * torch.tensor([1.0, 0.0]))
-    tracks.found[0, 2] = False
-    tracks.position[0, 2] = torch.nan
-    assert torch.isnan(steps(tracks)).squeeze().tolist() == [False, True, True, False]
-    assert float(mean_speed(tracks)) == 1
+def test_a_bounce_shortens_the_way_and_is_left_out() -> None:
+    """The step in which a body turns covers 0 px of the 4 that its path is long; it and its neighbours do not count."""
+    tracks = one_body((4.0, 0.0), frames=10)
+    x = tracks.position[..., 0]
+    turned = replace(tracks, position=torch.stack([torch.minimum(x, 2 * 28 - x), tracks.position[..., 1]], dim=-1))
+    assert turned.position.diff(dim=1).norm(dim=-1).min() == 0
+    speeds = seen_speeds(turned)
+    assert speeds.free.any() and torch.equal(speeds.speed[speeds.free], torch.full_like(speeds.speed[speeds.free], 4))
 
 
-@pytest.mark.parametrize("interval", [2, 3])
-def test_true_clips_are_as_many_times_faster_as_their_interval(interval: int) -> None:
-    """The same scenes at interval k: a little less than k, because a bounce shortens the way between two frames."""
-    base, faster = (found_in(world_test(k, clips=24)) for k in (1, interval))
-    assert interval * 0.85 < speed_ratio(faster, base) < interval
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_interval_k_is_k_times_faster(films: tuple[bool, dict[int, Filmed]], interval: int) -> None:
+    """To a percent: centres are read to a fraction of a pixel, and a step is many."""
+    gravity, film = films[0], films[1][interval]
+    seen, true = seen_speeds(film.tracks, gravity=gravity), truth(film.states, gravity=gravity)
+    assert speed_ratio(seen, true) == pytest.approx(interval, rel=0.01)
 
 
-def test_a_reversal_is_told_for_the_frame_at_the_turn() -> None:
-    """Right, right, then left: the turn is at the third position."""
-    tracks = tracks_of(torch.tensor([[10.0, 5], [12, 5], [14, 5], [12, 5], [10, 5]]))
-    assert reversals(tracks).squeeze().tolist() == [False, False, True, False, False]
+def test_a_model_that_ignores_the_interval_is_found_out(films: tuple[bool, dict[int, Filmed]]) -> None:
+    """What moves as at interval 1 has ratio 1 whatever was asked for, and what stands still 0."""
+    gravity, at = films
+    asked = truth(at[3].states, gravity=gravity)
+    assert speed_ratio(seen_speeds(at[1].tracks, gravity=gravity), asked) == pytest.approx(1, rel=0.15)
+    first = at[1].tracks.position[:, :1]
+    still = replace(at[1].tracks, position=first.expand_as(at[1].tracks.position))
+    assert speed_ratio(seen_speeds(still, gravity=gravity), asked) == 0
 
 
-def test_a_fall_after_a_rise_is_no_bounce() -> None:
-    """At the top of a flight the speed is next to nothing on both sides."""
-    time = torch.arange(-6, 7).double()
-    tracks = tracks_of(torch.stack([20 + time, 10 + 0.1 * time**2], dim=1))
-    assert not reversals(tracks).any()
+def test_swapped_axes_show_under_gravity() -> None:
+    """From left to right a falling body keeps its speed; read along y, the speed is that of the fall."""
+    tracks = one_body((1.0, 3.0))
+    assert seen_speeds(tracks, gravity=True).mean().tolist() == [1] * 5
+    assert seen_speeds(replace(tracks, position=tracks.position.flip(-1)), gravity=True).mean().tolist() == [3] * 5
 
 
-def test_bounces_of_true_clips_are_seen() -> None:
-    """What is seen in the pictures is what the mechanics did; only glancing hits, which turn nothing, are missed."""
-    test = world_test(1, clips=32)
-    scores = score_bounces(found_in(test), test.states.bounces)
-    assert scores.precision > 0.99 and scores.recall > 0.7 and scores.expected > 200
+# Windows
 
 
-def test_bounces_at_another_time_are_not_matched() -> None:
-    """The truth moved by five frames agrees no better than chance, so precision falls far."""
-    test = world_test(1, clips=32)
-    late = score_bounces(found_in(test), test.states.bounces.roll(5, dims=1))
-    assert late.precision < 0.6
+def test_windows_of_the_truth_last(films: tuple[bool, dict[int, Filmed]]) -> None:
+    """The truth is right in every window: counts, bodies, speed, and energy, which gravity does not keep."""
+    gravity, at = films
+    scores = score_windows(at[2].tracks, at[2].states, size=8, gravity=gravity)
+    assert all(values.shape == (2,) for values in scores.values())
+    assert (scores["count correct"] > 0.97).all() and (scores["share found"] == 1).all()
+    assert (scores["missing bodies"] < 0.03).all() and (scores["extra bodies"] < 0.03).all()
+    assert (scores["speed ratio"] - 1).abs().max() < 0.08
+    assert scores["energy ratio"].isnan().all() if gravity else (scores["energy ratio"] - 1).abs().max() < 0.12
 
 
-def test_axes_are_not_mixed_up() -> None:
-    """Swapping x and y of half of a clip's frames breaks tracks, which shows as speed: a planted bug."""
-    test = world_test(1, clips=8)
-    tracks = found_in(test)
-    swapped = replace(tracks, position=tracks.position.clone())
-    swapped.position[:, ::2] = tracks.position[:, ::2].flip(-1)
-    assert float(mean_speed(swapped).mean()) > 3 * float(mean_speed(tracks).mean())
+def test_windows_tell_when_it_went_wrong(films: tuple[bool, dict[int, Filmed]]) -> None:
+    """From frame 8 on bodies stand still and the first is gone: only the second window shows it. Speed and energy are
+    0, and one body is missing of those the scene has."""
+    gravity, at = films
+    tracks, states = at[1].tracks, at[1].states
+    position, found, blobs = tracks.position.clone(), tracks.found.clone(), tracks.blobs.clone()
+    position[:, 8:], found[:, 8:, 0] = position[:, 7:8], False
+    blobs[:, 8:].scatter_(2, tracks.color[:, None, :1].expand(-1, 9, -1), 0)
+    scores = score_windows(
+        replace(tracks, position=position, found=found, blobs=blobs), states, size=8, gravity=gravity
+    )
+    assert scores["share found"][0] == 1 and scores["count correct"][0] > 0.97
+    torch.testing.assert_close(scores["share found"][1], (1 - 1 / states.present.sum(1).double()).mean())
+    assert scores["count correct"][1] == 0 and scores["missing bodies"][1] == pytest.approx(1, abs=0.03)
+    assert scores["speed ratio"][1] == 0 and scores["speed ratio"][0] == pytest.approx(1, abs=0.08)
 
 
-def test_shapes_must_agree() -> None:
-    """Both shapes are named."""
-    test = world_test(1, clips=2)
-    with pytest.raises(ValueError, match="bounces have shape"):
-        score_bounces(found_in(test), test.states.bounces[:, 1:])
+def test_energy_is_the_square_of_speed() -> None:
+    """Bodies twice as fast have four times the energy."""
+    states = World(WorldConfig(num_frames=6, min_bodies=1, max_bodies=1)).simulate([0], interval=1)
+    still = torch.zeros_like(states.bounces)
+    tracks = one_body((3.0, 0.0))
+    flying = replace(
+        states, position=tracks.position, velocity=torch.tensor([1.5, 0.0]).double().expand(1, 6, 1, 2), bounces=still
+    )
+    scores = score_windows(tracks, flying, size=3)
+    assert scores["speed ratio"].tolist() == [2, 2] and scores["energy ratio"].tolist() == [4, 4]
+
+
+def test_steps_belong_to_the_window_they_end_in() -> None:
+    """Of 7 frames in windows of 3, the steps 0, 1 | 2, 3, 4 count, the seventh frame being left over."""
+    values = torch.arange(6.0)[None]
+    assert in_windows(values, torch.ones_like(values), size=3).tolist() == [0.5, 3.0]
+
+
+def test_impossible_windows_are_refused(films: tuple[bool, dict[int, Filmed]]) -> None:
+    """Windows longer than the video, and a truth that ends before it."""
+    film = films[1][1]
+    with pytest.raises(ValueError, match="windows of 18 frames in a video of 17"):
+        score_windows(film.tracks, film.states, size=18)
+    short = replace(film.states, position=film.states.position[:, :9])
+    with pytest.raises(ValueError, match="simulate it for as many frames"):
+        score_windows(film.tracks, short, size=8)

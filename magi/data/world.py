@@ -2,7 +2,7 @@
 
 The world is small enough to train on in minutes and exact enough to grade a generated video by: every clip comes
 with the true position of every body. This file knows scenes and drawing; `magi.data.mechanics` moves the bodies and
-`magi.evaluation.dynamics` reads them back from videos.
+`magi.evaluation.tracking` reads them back from videos.
 
 Mechanics run in float64 NumPy and drawing in Torch, both with elementwise operations only, so a clip is a function of
 the seed and its sample index, bit for bit, whatever batch it is made in.

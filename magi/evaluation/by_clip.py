@@ -15,6 +15,7 @@ from torch import Tensor
 
 from magi.evaluation import dynamics
 from magi.evaluation.pixel import copy_last, psnr
+from magi.evaluation.tracking import Tracks, track
 from magi.evaluation.world import WorldTest
 
 Who = Literal["model", "held", "straight", "ceiling"]
@@ -47,12 +48,12 @@ def score_clips(made: Tensor, test: WorldTest, *, reconstructed: Tensor, context
     states, frames = test.states, made.shape[1]
     true_frames, true_positions = test.video[:, context:], states.position[:, context:]
 
-    def read(video: Tensor) -> dynamics.Tracks:
-        return dynamics.track(video, states.color, present=states.present, radius=states.radius)
+    def read(video: Tensor) -> Tracks:
+        return track(video, states.color, present=states.present, radius=states.radius)
 
     seen, best = read(test.video[:, :context]), reconstructed[:, context:]
     copied = copy_last(reconstructed, frames=frames)
-    tracks: dict[Who, dynamics.Tracks] = {
+    tracks: dict[Who, Tracks] = {
         MODEL: read(made),
         HELD: dynamics.copy_last(seen, frames),
         STRAIGHT: dynamics.constant_velocity(seen, frames),
@@ -65,6 +66,6 @@ def score_clips(made: Tensor, test: WorldTest, *, reconstructed: Tensor, context
     )
 
 
-def right_bodies(tracks: dynamics.Tracks) -> Tensor:
+def right_bodies(tracks: Tracks) -> Tensor:
     """Which frames show every body of the scene once and nothing else, 1 or 0, (B, F) float64."""
     return dynamics.count_correct(tracks).double()

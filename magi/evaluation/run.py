@@ -20,7 +20,7 @@ from magi.sampling.release import Release
 from magi.sampling.video import generate
 from magi.tokenizers.protocol import to_pixels, to_video
 
-Scores = dict[str, Tensor]  # name to (F,) float64, by generated frame
+Scores = dict[str, Tensor]  # name to (F,) float64, by generated frame; NaN where there was nothing to measure
 
 
 def continuations(
@@ -106,9 +106,16 @@ def score_world(made: Tensor, test: WorldTest, *, context: int, reconstructed: T
         "position error, copy last": scores["position error, copy last"],
         "position error, constant velocity": scores["position error, constant velocity"],
         "position error, tokenizer": ceiling["position error"],
-        "found error, model": scores["found error"],
+        "position error where found, model": scores["position error where found"],
+        "position error where found, tokenizer": ceiling["position error where found"],
         "share found, model": scores["share found"],
+        "share found, tokenizer": ceiling["share found"],
         "velocity error, model": scores["velocity error"],
+        "velocity error, copy last": scores["velocity error, copy last"],
+        "velocity error, constant velocity": scores["velocity error, constant velocity"],
+        "velocity error, tokenizer": ceiling["velocity error"],
+        "bounce F1, model": scores["bounce F1"],
+        "bounce F1, tokenizer": ceiling["bounce F1"],
         "count correct, model": scores["count correct"],
         "count correct, tokenizer": ceiling["count correct"],
     }
@@ -136,7 +143,7 @@ def evaluate(
         settings, batch_size, note: as for `continuations`.
 
     Returns:
-        By name, (T - context,) float64 each.
+        By name, (T - context,) float64 each; NaN at frames where there is nothing to measure, as of no body found.
     """
     video = clips.video if isinstance(clips, WorldTest) else clips
     for frames in (context, video.shape[1]):  # before the work begins: both are encoded

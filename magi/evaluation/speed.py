@@ -1,31 +1,91 @@
-"""How fast bodies move in a video, read from where they were found. Knows tracks, not what they should have been.
+"""Is interval k really k times faster? The speed of a video's bodies against that of the world in single steps.
+
+Speed is read where bodies fly freely: a step that holds a bounce goes there and partly back, and its ends are nearer to
+each other than its path is long. Steps around a reversal are therefore left out, in the video by what it shows and in
+the truth by what it knows. Between bounces a body keeps its velocity, so there the way of one frame at interval k is k
+times that of one step, exactly. Fast bodies bounce more and are left out more often, so the truth is read at the same
+interval, with the same steps left out, and a body is compared with itself.
+
+Under gravity only the horizontal part of a velocity is kept in flight, so only that is compared.
 
 Shapes: B clips, T frames, K bodies.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from magi.evaluation.dynamics import Tracks
+from magi.evaluation.bounces import reversals
+from magi.evaluation.tracking import Tracks
 
 
-def steps(tracks: Tracks) -> Tensor:
-    """How far each body moved from each frame to the next, (B, T - 1, K) float64 px; NaN where one was not found.
+@dataclass(frozen=True)
+class Speeds:
+    """Ways in free flight, step by step; sums and means over any part of them are the caller's."""
 
-    Across a bounce this is the straight line, shorter than the path.
+    speed: Tensor  # (B, T - 1, K) float64, px per frame, 0 where not free
+    free: Tensor  # (B, T - 1, K) bool, whether the step can be told to be free flight
+
+    def mean(self) -> Tensor:
+        """Mean speed in px per frame, over clips and bodies: (T - 1,), NaN where nothing flies freely."""
+        return self.speed.sum((0, 2)) / self.free.sum((0, 2))
+
+
+def seen_speeds(tracks: Tracks, *, gravity: bool = False) -> Speeds:
+    """Speeds in a video, in px per generated frame.
+
+    Args:
+        tracks: of T frames.
+        gravity: whether the world has it; then horizontal.
     """
-    moved = tracks.position[:, 1:] - tracks.position[:, :-1]
-    both = tracks.found[:, 1:] & tracks.found[:, :-1] & tracks.present[:, None]
-    return torch.where(both, moved.square().sum(-1).sqrt(), torch.nan)
+    way = tracks.position.diff(dim=1)
+    near = _around(reversals(tracks.position, gravity=gravity))
+    free = tracks.found[:, 1:] & tracks.found[:, :-1] & ~near
+    return Speeds(torch.where(free, _length(way, gravity=gravity), 0), free)
 
 
-def mean_speed(tracks: Tracks) -> Tensor:
-    """Mean speed of the bodies of each clip, (B,) float64 px per frame; NaN where no body was found in two frames."""
-    return steps(tracks).flatten(1).nanmean(1)
+def true_speeds(
+    position: Tensor, velocity: Tensor, *, bounces: Tensor, present: Tensor, gravity: bool = False
+) -> Speeds:
+    """Speeds of the world, in px per physics step: what interval 1 moves in one frame.
+
+    Args:
+        position: (B, T, K, 2) px, exact, at the interval of the video that is judged.
+        velocity: (B, T, K, 2) px per physics step, exact.
+        bounces: (B, T, K), hits since the frame before.
+        present: (B, K) bool.
+        gravity: whether the world has it.
+    """
+    near = _around(reversals(position, gravity=gravity)) | (bounces[:, 1:] > 0)
+    free = present[:, None] & ~near
+    return Speeds(torch.where(free, _length(velocity[:, 1:], gravity=gravity), 0), free)
 
 
-def speed_ratio(tracks: Tracks, base: Tracks) -> float:
-    """How many times faster the bodies of some clips move than those of others, each the mean over clips."""
-    return float(mean_speed(tracks).nanmean() / mean_speed(base).nanmean())
+def speed_ratio(seen: Speeds, true: Speeds) -> float:
+    """How many single steps of the world one frame of the video takes: k if interval k is k times faster.
+
+    Compares each body with itself, in the steps that are free flight in the video and in the truth, so it does not
+    matter which bodies these are. It is for as long as the video follows the truth; `windows.py` is for later.
+    NaN where there is no such step.
+    """
+    both = seen.free & true.free
+    return float(seen.speed[both].sum() / true.speed[both].sum())
+
+
+def _around(turned: Tensor) -> Tensor:
+    """Steps (B, T - 1, K) with a reversal within, or in the step before or after: (B, T, K) bool at the ending frame.
+
+    A reversal is placed to within a frame only.
+    """
+    near = turned.clone()
+    near[:, 1:] |= turned[:, :-1]
+    near[:, :-1] |= turned[:, 1:]
+    return near[:, 1:]
+
+
+def _length(vectors: Tensor, *, gravity: bool) -> Tensor:
+    """Lengths (...) of vectors (..., 2), or how long they are from left to right."""
+    return vectors[..., 0].abs() if gravity else vectors.norm(dim=-1)

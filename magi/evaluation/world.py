@@ -1,7 +1,8 @@
 """The frozen test of a model of the procedural world: which clips, and what is asked of their continuation.
 
 The clips come from a seed no training uses, and their pixels are hashed, so a result names exactly what it was measured
-on. Scores are read from uint8 tensors by generated frame: where the bodies are and how many there are.
+on. Scores are read from uint8 tensors by generated frame: where the bodies are, how they move and how many there are.
+The test world has no gravity.
 
 Shapes: B clips, T frames, K bodies.
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from magi.data.world import World, WorldConfig, WorldStates
+from magi.evaluation.bounces import BounceScores, score_bounces
 from magi.evaluation.dynamics import (
     constant_velocity,
     copy_last,
@@ -25,9 +27,9 @@ from magi.evaluation.dynamics import (
     found_error,
     position_error,
     share_found,
-    track,
     velocity_error,
 )
+from magi.evaluation.tracking import Tracks, join, track
 
 EVALUATION_WORLD = WorldConfig(num_frames=21, seed=20_250_123)
 """3 to 5 bodies at 1.5 to 4 px per frame, two bounces each in 12 frames; 5 frames are given, 16 asked for."""
@@ -73,26 +75,44 @@ def score_positions(video: Tensor, test: WorldTest, *, context: int = CONTEXT) -
         context: frames given.
 
     Returns:
-        (F,) float64 each, by generated frame: ``position error`` of the video and of the baselines ``copy last`` and
-        ``constant velocity`` in pixels; ``found error`` of the bodies that were found, beside ``share found``;
-        ``velocity error`` in pixels per frame; and ``count correct``, the share of frames with the right bodies and no
-        others.
+        (F,) float64 each, by generated frame. ``position error`` of the video and of the baselines ``copy last`` and
+        ``constant velocity`` in pixels; ``position error where found``, without the bodies that were not, beside
+        ``share found``; ``velocity error`` of the video and of both baselines, px per frame; ``bounce F1``, of the
+        bounces that fell into the frame; ``count correct``, the share of frames with the right bodies and no others.
+        A frame in which there is nothing to measure, as where no body is found or nothing bounces, is NaN.
     """
     frames, states = video.shape[1], test.states
     bodies = {"present": states.present, "radius": states.radius}
     seen = track(test.video[:, :context], states.color, **bodies)
     made = track(video, states.color, **bodies)
     truth = states.position[:, context : context + frames]
-    last = {"before": seen.position[:, -1], "true_before": states.position[:, context - 1]}
+    held, straight = copy_last(seen, frames), constant_velocity(seen, frames)
     return {
         "position error": position_error(made, truth).mean(0),
-        "position error, copy last": position_error(copy_last(seen, frames), truth).mean(0),
-        "position error, constant velocity": position_error(constant_velocity(seen, frames), truth).mean(0),
-        "found error": found_error(made, truth).nanmean(0),
+        "position error, copy last": position_error(held, truth).mean(0),
+        "position error, constant velocity": position_error(straight, truth).mean(0),
+        "position error where found": found_error(made, truth).nanmean(0),
         "share found": share_found(made).mean(0),
-        "velocity error": velocity_error(made, truth, **last).nanmean(0),
+        "velocity error": _velocity_errors(seen, made, states=states),
+        "velocity error, copy last": _velocity_errors(seen, held, states=states),
+        "velocity error, constant velocity": _velocity_errors(seen, straight, states=states),
+        "bounce F1": _bounces(seen, made, states=states).f1[-frames:],
         "count correct": count_correct(made).double().mean(0),
     }
+
+
+def _velocity_errors(seen: Tracks, made: Tracks, *, states: WorldStates) -> Tensor:
+    """Means over clips (F,): the step into the first generated frame starts from the last given one."""
+    frames, end = made.position.shape[1], seen.position.shape[1] + made.position.shape[1]
+    return velocity_error(join(seen, made), states.position[:, :end])[:, -frames:].nanmean(0)
+
+
+def _bounces(seen: Tracks, made: Tracks, *, states: WorldStates) -> BounceScores:
+    """Bounces of given and generated frames: those before the first tell where a body was heading."""
+    end = seen.position.shape[1] + made.position.shape[1]
+    return score_bounces(
+        join(seen, made), states.position[:, :end], states.velocity[:, :end], bounces=states.bounces[:, :end]
+    )
 
 
 def at_size(size: int) -> WorldConfig:

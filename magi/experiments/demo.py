@@ -24,8 +24,8 @@ from magi import __version__
 from magi.data.world_files import write_world
 from magi.distributed import Device, pick_device
 from magi.evaluation.by_clip import right_bodies, score_clips
-from magi.evaluation.dynamics import track
 from magi.evaluation.run import through_tokenizer
+from magi.evaluation.tracking import track
 from magi.evaluation.world import CONTEXT, EVALUATION_WORLD, world_test
 from magi.experiments.toy import train_toy
 from magi.report.console import Progress, Steps

@@ -18,6 +18,7 @@ from magi.evaluation import dynamics
 from magi.evaluation.detectors.world import load as load_detector
 from magi.evaluation.detectors.world import load_frames
 from magi.evaluation.frechet import Moments, frechet_distance
+from magi.evaluation.tracking import track
 from magi.evaluation.uncertainty import Interval, resampled
 from magi.evaluation.world import WorldTest, world_test
 from magi.reproduce.plan import EVALUATION_SEED
@@ -75,7 +76,7 @@ def grade(video: Tensor, test: WorldTest, *, context: int) -> Grade:
     """
     states, made = test.states, video[:, context:]
     if context:
-        tracks = dynamics.track(made, states.color, present=states.present, radius=states.radius)
+        tracks = track(made, states.color, present=states.present, radius=states.radius)
         truth = states.position[:, context : context + made.shape[1]]
         error, right = dynamics.position_error(tracks, truth), dynamics.count_correct(tracks).double()
     else:
@@ -88,7 +89,7 @@ def grade(video: Tensor, test: WorldTest, *, context: int) -> Grade:
 def held_still(test: WorldTest, *, context: int) -> Tensor:
     """Position error (N, F) px of the baseline that nothing moves."""
     states = test.states
-    seen = dynamics.track(test.video[:, :context], states.color, present=states.present, radius=states.radius)
+    seen = track(test.video[:, :context], states.color, present=states.present, radius=states.radius)
     truth = states.position[:, context:]
     return dynamics.position_error(dynamics.copy_last(seen, truth.shape[1]), truth)
 

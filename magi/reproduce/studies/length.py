@@ -9,8 +9,9 @@ from torch import Tensor
 
 from magi import checkpoint
 from magi.evaluation.detectors.world import load as load_detector
-from magi.evaluation.dynamics import count_correct, track
+from magi.evaluation.dynamics import count_correct
 from magi.evaluation.frechet import Moments, frechet_distance
+from magi.evaluation.tracking import track
 from magi.evaluation.world import WorldTest, world_test
 from magi.report.studies import Curves, Series, Study, Table, Verdict
 from magi.reproduce.answers import film
