@@ -29,16 +29,15 @@ from magi.experiments import degradations as damage
 from magi.experiments.world_lessons import ALIKE, PLACES, SPEED_UNIT, answers, lesson
 from magi.pretrained import SHELF, names
 
-CLIPS = 96
+CLIPS = 64
 FOLDER = SHELF / NAME
 WEAK_AND_STRONG = {
-    "blur": (1, 3),
-    "noise": (16, 48),
+    "blur": (1.5, 3),
+    "noise": (48, 96),
     "frozen frames": (8, 15),
     "shuffled frames": (4, 16),
     "too fast": (1.5, 2.5),
     "too slow": (0.6, 0.2),
-    "wrong interval": (3, 5),
     "vanished body": (8, 16),
     "teleport": (16, 32),
 }
@@ -203,16 +202,21 @@ def clean() -> damage.Scenes:
     return damage.scenes(damage.CLEAN, range(CLIPS))
 
 
+@pytest.fixture(scope="module")
+def floor(clean: damage.Scenes, reference: Tensor) -> float:
+    return damage.distance(load().features(clean.video), reference, resamples=0).value
+
+
 @pytest.mark.parametrize("name", WEAK_AND_STRONG)
-def test_more_damage_is_farther(name: str, clean: damage.Scenes, reference: Tensor) -> None:
+def test_more_damage_is_farther(name: str, clean: damage.Scenes, reference: Tensor, floor: float) -> None:
     """Clean < weak < strong, against an independent clean set."""
     (kind,) = [kind for kind in damage.DEGRADATIONS if kind.name == name]
-    shown = [clean.video, *(kind.damage(clean, strength) for strength in WEAK_AND_STRONG[name])]
-    floor, weak, strong = (damage.distance(load().features(video), reference, resamples=0).value for video in shown)
+    shown = (kind.damage(clean, strength) for strength in WEAK_AND_STRONG[name])
+    weak, strong = (damage.distance(load().features(video), reference, resamples=0).value for video in shown)
     assert floor < weak < strong, f"{name}: {floor:.3g}, {weak:.3g}, {strong:.3g}"
 
 
-def test_damage_is_what_it_says(clean: damage.Scenes) -> None:
+def test_damage_is_what_it_says() -> None:
     """Frozen, shuffled and vanished change the frames they should and no others."""
     part = damage.scenes(damage.CLEAN, range(3))
     frozen = damage.freeze(part, 4)

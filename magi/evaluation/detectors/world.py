@@ -5,8 +5,8 @@ bounce (`magi.experiments.world_detector`), and ships with the package. A distan
 (whole clips) or a world-FID (single frames): numbers of their own, comparable with no published one.
 
 A clip is judged at 64 x 64 pixels. Convolutions look at each frame, others compare its features with those of the
-frames before and after; a clip's features are the mean over places and frames, in units of their spread over many
-worlds. 16 frames are usual, any number from 4 is right, and two sets are only to be compared at one number.
+frames before and after; a clip's features are the mean over places and frames, along axes in which their spread
+over many worlds is more even. 16 frames are usual, any number from 4 is right, and two sets are only to be compared at one number.
 
 Shapes: B clips, T frames, D features, C channels, H x W pixels, h = w = 8 places.
 """
@@ -32,7 +32,7 @@ NAME = "world-detector"
 WEIGHTS, AXES = "detector", "axes"  # files; none is called `model`: here is no model to sample from
 SIZE = 64  # pixels on a side, and the side of the worlds that were learned
 FEWEST_FRAMES = 4  # fewer show no motion that changes
-SOFTENING = 0.1  # of the mean variance: see `principal_axes`
+SOFTENING = 0.1  # in units of the mean variance: see `principal_axes`
 CLIPS_PER_CHUNK = 16
 """Clips computed at a time, to bound memory."""
 PREPARATION = "area to 64 x 64, x / 127.5 - 1, mean over places and frames"
@@ -193,7 +193,7 @@ def save(
     Args:
         directory: must not exist yet.
         network: with the weights to keep.
-        clips: (B, T, 3, H, W) uint8 of many worlds, whose spread becomes the unit of the features (`principal_axes`);
+        clips: (B, T, 3, H, W) uint8 of many worlds, whose spread decides the axes of the features (`principal_axes`);
             that of frames is read from the last frame of each.
         card: Markdown, in which ``{fingerprint}`` and ``{frame fingerprint}`` are filled in.
         recipe: how it was trained, as plain data; kept beside the configuration and not read.
@@ -211,15 +211,16 @@ def save(
 
 
 def principal_axes(features: Tensor) -> Tensor:
-    """The map (D, D) float32 that gives features (B, D) about one spread in each of their principal directions.
+    """The map (D, D) float32 that evens out the spread of features (B, D) in their principal directions.
 
-    Most of a network's variance lies in a few directions (here the number of bodies and their speed), which would
-    drown what else it has learned. A direction of variance v is divided by sqrt(v + `SOFTENING` m), where m is the mean
-    variance: directions with much of it count alike, and those that hardly vary are not blown up to noise.
+    Nine tenths of the variance are the number of bodies, which would drown what else the network has learned. With
+    variance v in units of the mean variance, a direction is divided by the fourth root of v + `SOFTENING`: its variance
+    becomes about sqrt(v). To divide by the square root would make one body less a trifle beside a jump.
     """
     variance, directions = torch.linalg.eigh(torch.cov(features.double().T))
-    softened = variance.clamp(min=0) + SOFTENING * variance.mean()
-    return (directions / softened.sqrt()).float().contiguous()
+    mean = variance.mean()
+    evened = (variance.clamp(min=0) / mean + SOFTENING) ** 0.25
+    return (directions / (evened * mean.sqrt())).float().contiguous()
 
 
 def _load(directory: str | Path, name: str) -> tuple[WorldNetwork, Tensor]:
