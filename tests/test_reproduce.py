@@ -98,6 +98,7 @@ def test_the_front_holds_what_nothing_beats() -> None:
     assert recommended(seconds, quality, (2, 2)) == (2, 1)
 
 
+@pytest.mark.timeout(400)  # a minute on a machine that is not busy
 def test_the_whole_of_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The smoke scale by its command: an answer of every question on the world, each a file that a page can be made of.
 

@@ -27,7 +27,7 @@ from magi.reproduce.runs import Recipe, training, tuning
 from magi.reproduce.scale import Scale
 from magi.sampling.release import Release, load
 
-HELD_OUT = 64  # clips that no run trains on, for the loss that the tuning compares
+HELD_OUT = 64  # clips at most that no run trains on, for the loss that the tuning compares
 FORCINGS: tuple[Forcing, ...] = ("ctf", "mtf")
 
 
@@ -103,7 +103,7 @@ def held_out_loss(run: VideoRun, release: Release) -> float:
     prepare, source = preparation_of(run, release.tokenizer, device), run.data.training_source()
     losses = [
         float(release.model(*prepare(source.clips(range(first, first + 8)), index))["loss"])
-        for index, first in enumerate(range(BEYOND, BEYOND + HELD_OUT, 8))
+        for index, first in enumerate(range(BEYOND, BEYOND + min(HELD_OUT, run.train.total_samples), 8))
     ]
     return sum(losses) / len(losses)
 
