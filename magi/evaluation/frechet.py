@@ -45,8 +45,8 @@ class Moments:
         finite = features.isfinite().all(dim=1)
         if not finite.all():
             raise ValueError(
-                f"features of {int((~finite).sum())} of {len(features)} clips are not finite, the first is "
-                f"clip {int(finite.long().argmin())} of the batch; a distance would be NaN"
+                f"features of {int((~finite).sum())} of {len(features)} clips are not finite, the first is clip "
+                f"{int(finite.long().argmin())} of these; a distance would be NaN"
             )
         count, values = len(features), features.detach().cpu().double()
         mean = values.sum(0) / max(count, 1)
@@ -147,10 +147,10 @@ def gather(moments: Moments, here: Distributed) -> Moments:
 def frechet_distance(a: Moments, b: Moments, *, divisor: Divisor, allow_different_counts: bool = False) -> float:
     """Return the squared Fréchet distance of two Gaussians with these moments, as FID and FVD are defined.
 
-    That is ``|m_a - m_b|^2 + Tr S_a + Tr S_b - 2 Tr (S_a^1/2 S_b S_a^1/2)^1/2`` (Dowson and Landau, 1982; Heusel et al.,
-    2017). With symmetric roots from `eigh`, the last trace is the sum of the singular values of ``S_a^1/2 S_b^1/2``:
-    their squares, whose roots would have half of the digits, are never formed, and nothing is added to a diagonal. So a
-    covariance of any rank, as of fewer clips than features, is as good as another.
+    That is ``|m_a - m_b|^2 + Tr S_a + Tr S_b - 2 Tr (S_a^1/2 S_b S_a^1/2)^1/2`` (Dowson and Landau, 1982; Heusel et
+    al., 2017). With symmetric roots from `eigh`, the last trace is the sum of the singular values of
+    ``S_a^1/2 S_b^1/2``: their squares, whose roots would have half of the digits, are never formed, and nothing is
+    added to a diagonal. So a covariance of any rank, as of fewer clips than features, is as good as another.
 
     It is biased upwards by an amount that depends on the number of clips: see `finite_sample_bias`.
 
@@ -197,9 +197,9 @@ def finite_sample_bias(
     This is an estimate: features are no Gaussian, and the spectrum of `real` has itself been seen in `real.count` clips
     only. Nor may it be subtracted: between sets that do differ, the bias is another.
 
-    Nothing of size N is drawn. In the basis of its eigenvectors the scatter of n + 1 Gaussian vectors is ``A A^T`` with A
-    lower triangular, normal below the diagonal, and of root chi-squared with n, n - 1 ... degrees of freedom on it
-    (Bartlett, 1933), scaled by the roots of the eigenvalues.
+    Nothing of size N is drawn. In the basis of eigenvectors the scatter of n + 1 Gaussian vectors is ``A A^T``: A is
+    lower triangular, normal below the diagonal, root chi-squared with n, n - 1 ... degrees of freedom on it (Bartlett,
+    1933), and each row scaled by the root of its eigenvalue.
 
     Args:
         real: the moments whose covariance is taken for the truth.
@@ -267,8 +267,8 @@ _EPS = torch.finfo(torch.float64).eps
 def _eigenvalues(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """The eigenvalues (R,) of a covariance (D, D) that are not 0 for all that can be known, and eigenvectors (R, D).
 
-    `eigh` returns the eigenvalues of a matrix that is off by some D roundings of the largest eigenvalue. What is smaller
-    than that, of either sign, is noise, and by its root it would come in with half of its digits: 1e-16 as 1e-8.
+    `eigh` returns the eigenvalues of a matrix that is off by some D roundings of the largest eigenvalue. What is
+    smaller than that, of either sign, is noise, and its root would be far larger than a rounding: 1e-8 from 1e-16.
     """
     values, vectors = torch.linalg.eigh(covariance)
     kept = values > len(values) * _EPS * values[-1].clamp(min=0)

@@ -1,4 +1,4 @@
-"""How far the features of made clips are from those of real ones, by a kernel: no Gaussian, and no bias by their number.
+"""How far the features of made clips are from those of real ones, by a kernel: no Gaussian, no bias by their number.
 
 The squared maximum mean discrepancy (MMD) with the polynomial kernel ``(x . y / D + 1)^3``, as the kernel inception
 distance (KID) of Binkowski et al., "Demystifying MMD GANs", 2018, section 4. Knows features, not their detector.
@@ -23,8 +23,7 @@ class Subsets:
 
     mean: float
     std: float
-    """Between subsets (divisor: their number); no error of the mean, for it grows smaller only with the subsets' size.
-    """
+    """Between subsets (divisor: their number). No error of the mean: more subsets do not make it smaller."""
     subsets: int
     size: int
 

@@ -163,11 +163,11 @@ def bootstrap_frechet(
 ) -> Bootstrap:
     """Resample the clips of a Fréchet distance.
 
-    A resample holds some 63 % of the clips, some of them more than once, and so looks like a smaller set: its distance is
-    biased upwards once more, by about as much as that of the set itself, and the percentile interval may lie above the
-    distance altogether. `recentred` takes that off; what is left is how far the distance would move with other clips
-    *of the same number*. Between two models whose distances to the same real clips are both resampled with the same seed,
-    `minus` is the comparison to make.
+    A resample holds some 63 % of the clips, some of them more than once, and so looks like a smaller set: its distance
+    is biased upwards once more, by about as much as that of the set itself, and the percentile interval may lie above
+    the distance altogether. `recentred` takes that off; what is left is how far the distance would move with other
+    clips *of the same number*. Between two models whose distances to the same real clips are both resampled with the
+    same seed, `minus` is the comparison to make.
 
     It costs `resamples` + 1 distances, each of a few D^3 and N D^2 operations.
 
@@ -243,7 +243,7 @@ def paired_t(first: Sequence[float], second: Sequence[float], *, level: float = 
     error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
     if error == 0:
         return PairedT(mean, interval, 1.0 if mean == 0 else 0.0)
-    return PairedT(mean, interval, 2 * (1 - student_cdf(abs(mean) / error, len(differences) - 1)))
+    return PairedT(mean, interval, max(0.0, 2 * (1 - student_cdf(abs(mean) / error, len(differences) - 1))))
 
 
 def student_cdf(t: float, freedom: int) -> float:
