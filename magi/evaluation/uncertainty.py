@@ -166,7 +166,8 @@ def bootstrap_frechet(
     A resample holds some 63 % of the clips, some of them more than once, and so looks like a smaller set: its distance
     is biased upwards once more, by about as much as that of the set itself, and the percentile interval may lie above
     the distance altogether. `recentred` takes that off; what is left is how far the distance would move with other
-    clips *of the same number*. Between two models whose distances to the same real clips are both resampled with the
+    clips *of the same number*, told cautiously: where N is not many times D the interval is up to twice as wide as it
+    need be. Between two models whose distances to the same real clips are both resampled with the
     same seed, `minus` is the comparison to make.
 
     It costs `resamples` + 1 distances, each of a few D^3 and N D^2 operations.
