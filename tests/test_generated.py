@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,9 +17,11 @@ from magi.checkpoint import CheckpointError
 from magi.cli import evaluate_protocol
 from magi.distributed import Distributed
 from magi.evaluation.by_protocol import ProtocolRun, generate_clips, measure_clips, real_clips
-from magi.evaluation.distance import Measured, Statistics, measure
+from magi.evaluation.distance import Measured, measure
+from magi.evaluation.frechet import Moments, frechet_distance
 from magi.evaluation.generated import ClipFolder, begin, complete, identity, maker, release_fingerprint
-from magi.evaluation.protocols import WORLD, Divisor, Protocol
+from magi.evaluation.kernel import kernel_distance
+from magi.evaluation.protocols import WORLD, Protocol
 from magi.evaluation.world import at_size, world_test
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
@@ -66,33 +67,6 @@ class Means:
         pixels = video.float()
         moved = (pixels[:, -1] - pixels[:, 0]).abs().mean(dim=(1, 2, 3))
         return torch.cat([pixels.mean(dim=(1, 3, 4)), moved[:, None]], dim=1)
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Moments by their definition, in NumPy."""
-
-    rows: np.ndarray
-
-    @classmethod
-    def of(cls, features: Tensor) -> Sums:
-        return cls(features.double().numpy())
-
-    def merge(self, other: Sums) -> Sums:
-        return Sums(np.concatenate([self.rows, other.rows]))
-
-
-def squared_means(real: Sums, made: Sums, divisor: Divisor) -> float:
-    """The part of a Fréchet distance that the means have; covariances are tested where they are computed."""
-    return float(((real.rows.mean(0) - made.rows.mean(0)) ** 2).sum())
-
-
-PLAIN = Statistics(
-    moments=Sums.of,
-    frechet=squared_means,
-    bias=lambda real, count, seed: real.rows.var(0).sum() / count,
-    kernel=lambda real, made: float((real.mean(0) - made.mean(0)).norm()),
-)
 
 
 def test_shards_cover_every_clip_once(tmp_path: Path) -> None:
@@ -226,9 +200,7 @@ def test_one_shard_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def tell(protocol: Protocol, real: Tensor, made: Tensor, *, parts: int = 2, detector: Means | None = None) -> Measured:
     chunks = [list(clips.split(parts)) for clips in (real, made)]
-    return measure(
-        protocol, detector or Means(), chunks[0], chunks[1], frame_detector=Means("frames"), statistics=PLAIN
-    )
+    return measure(protocol, detector or Means(), chunks[0], chunks[1], frame_detector=Means("frames"))
 
 
 def some_clips(seed: int, count: int = 6) -> Tensor:
@@ -243,13 +215,13 @@ def test_measured_is_what_the_definition_says() -> None:
     one, two = Means().features(real).double(), Means().features(made).double()
     for parts in (1, 4, 6):
         found = tell(TINY_WORLD, real, made, parts=parts)
-        assert found.distance == pytest.approx(float((one.mean(0) - two.mean(0)).square().sum()))
-        assert found.kernel == pytest.approx(float((one.mean(0) - two.mean(0)).norm()))
+        assert found.distance == pytest.approx(frechet_distance(Moments.of(one), Moments.of(two), divisor="N"))
+        assert found.kernel == pytest.approx(kernel_distance(one, two))
         assert found.real is not None and torch.equal(found.real.double(), one)
     brighter = real.clone()
     brighter[:, 2] = brighter[:, 2] // 2 + 120
-    assert [value > 0 for value in tell(TINY_WORLD, real, brighter).by_frame] == [False, False, True, False]
-    assert tell(TINY_WORLD, real, real).distance == 0
+    assert [value > 1e-6 for value in tell(TINY_WORLD, real, brighter).by_frame] == [False, False, True, False]
+    assert tell(TINY_WORLD, real, real).distance == pytest.approx(0, abs=1e-6)
 
 
 def test_the_interval_holds_the_distance_and_narrows() -> None:
@@ -300,7 +272,7 @@ def test_a_protocol_whole(tmp_path: Path, release: Release) -> None:
     def once() -> Measured:
         real = real_clips(run, None, Distributed())
         folder = generate_clips(run, real, group=Distributed(), note=lambda what, clips: done.append((what, clips)))
-        return measure_clips(run, real, folder, Means(), frame_detector=Means("frames"), statistics=PLAIN)
+        return measure_clips(run, real, folder, Means(), frame_detector=Means("frames"))
 
     first = once()
     assert done == [("generated", 4), ("generated", 6)]
@@ -319,10 +291,9 @@ def test_runs_share_no_seed(release: Release) -> None:
 
 @pytest.fixture
 def own_measures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command with the detector and the statistics of this file."""
+    """The command with the detector of this file."""
     monkeypatch.setattr(evaluate_protocol, "load_detector", lambda name: Means())
     monkeypatch.setattr(evaluate_protocol, "load_frame_detector", lambda name: Means("frames"))
-    monkeypatch.setattr("magi.evaluation.distance.load_statistics", lambda: PLAIN)
     yield
 
 

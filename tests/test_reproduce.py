@@ -79,9 +79,9 @@ def test_the_plan_that_was_registered_is_the_one_in_the_code(ratio: float) -> No
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [
-        (Interval(0.6, CLAIMED), "held"),
-        (Interval(0.6, 0.9), "undecided"),
-        (Interval(0.8, 0.9), "did not hold"),
+        (Interval(0.6, CLAIMED, 0.95), "held"),
+        (Interval(0.6, 0.9, 0.95), "undecided"),
+        (Interval(0.8, 0.9, 0.95), "did not hold"),
         (None, "undecided"),
     ],
 )

@@ -26,7 +26,7 @@ from magi.data.datasets.listing import Listing
 from magi.distributed import Distributed
 from magi.evaluation import generated
 from magi.evaluation.detectors.protocol import Detector
-from magi.evaluation.distance import Measured, Statistics, measure
+from magi.evaluation.distance import Measured, measure
 from magi.evaluation.protocols import Protocol
 from magi.evaluation.real import RealClips, batches, resized, video_clips, world_clips
 from magi.sampling.config import SampleConfig
@@ -138,13 +138,12 @@ def measure_clips(
     detector: Detector,
     *,
     frame_detector: Detector | None = None,
-    statistics: Statistics | None = None,
     note: Note = lambda what, clips: None,
 ) -> Measured:
     """Compare, and keep the features of both sides beside the clips."""
     found = measure(
         run.protocol, detector, shown_real(run, real), shown_generated(run, real, folder),
-        frame_detector=frame_detector, statistics=statistics, note=note,
+        frame_detector=frame_detector, note=note,
     )  # fmt: skip
     assert found.real is not None and found.generated is not None
     told = {

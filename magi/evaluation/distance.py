@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from magi.evaluation.detectors.protocol import Detector
-from magi.evaluation.protocols import DetectorName, Divisor, Protocol
-from magi.seeds import generator
+from magi.evaluation.frechet import Moments, finite_sample_bias, frechet_distance
+from magi.evaluation.kernel import kernel_distance
+from magi.evaluation.protocols import DetectorName, Protocol
+from magi.evaluation.uncertainty import bootstrap_frechet
 
 LOADERS: dict[DetectorName, tuple[str, str]] = {
     "world": ("magi.evaluation.detectors.world", "load"),
@@ -27,19 +29,7 @@ LOADERS: dict[DetectorName, tuple[str, str]] = {
     "i3d-videogpt": ("magi.evaluation.detectors.i3d", "load_i3d"),
 }
 """Module and function by the detector's name in a protocol. TF-hub's network is the one that was traced anew."""
-RESAMPLES = 20  # of the bootstrap; each costs a distance
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What is done with features; `statistics` has the library's own."""
-
-    moments: Callable[[Tensor], Any]
-    """From features (n, D) to moments that have `merge`."""
-    frechet: Callable[[Any, Any, Divisor], float]
-    bias: Callable[[Any, int, int], float]
-    """Of moments, a count and a seed: the distance that as many clips of the same distribution would have."""
-    kernel: Callable[[Tensor, Tensor], float]
+RESAMPLES = 100  # of the bootstrap; each costs a distance
 
 
 @dataclass(frozen=True)
@@ -82,11 +72,10 @@ class Measured:
 class _Gathered:
     """Features of one side: clips whole, moments of each frame index, as they come."""
 
-    def __init__(self, detector: Detector, frame_detector: Detector | None, statistics: Statistics) -> None:
-        self.detector, self.frame_detector, self.statistics = detector, frame_detector, statistics
+    def __init__(self, detector: Detector, frame_detector: Detector | None) -> None:
+        self.detector, self.frame_detector = detector, frame_detector
         self.parts: list[Tensor] = []
-        self.moments: Any = None
-        self.by_frame: list[Any] = []
+        self.by_frame: list[Moments] = []
 
     def add(self, video: Tensor) -> None:
         features = self.detector.features(video)
@@ -96,15 +85,10 @@ class _Gathered:
                 f"not finite; expected finite ({len(video)}, {self.detector.dim})"
             )
         self.parts.append(features)
-        self.moments = self._merged(self.moments, features)
         if self.frame_detector is not None:
-            frames = [self.frame_detector.features(video[:, t : t + 1]) for t in range(video.shape[1])]
-            before = self.by_frame or [None] * len(frames)
-            self.by_frame = [self._merged(old, new) for old, new in zip(before, frames, strict=True)]
-
-    def _merged(self, before: Any, features: Tensor) -> Any:
-        fresh = self.statistics.moments(features)
-        return fresh if before is None else before.merge(fresh)
+            frames = [Moments.of(self.frame_detector.features(frame[:, None])) for frame in video.unbind(1)]
+            before = self.by_frame
+            self.by_frame = [old.merge(new) for old, new in zip(before, frames, strict=True)] if before else frames
 
 
 def measure(
@@ -114,7 +98,6 @@ def measure(
     generated: Iterable[Tensor],
     *,
     frame_detector: Detector | None = None,
-    statistics: Statistics | None = None,
     note: Callable[[str, int], None] = lambda side, clips: None,
 ) -> Measured:
     """Compare two sets of clips as a protocol says.
@@ -124,13 +107,11 @@ def measure(
         detector: of whole clips.
         real, generated: batches (B, T, 3, S, S) uint8, T the protocol's `frames`; gone through once.
         frame_detector: of single frames, for the curve by frame index.
-        statistics: what is done with features.
         note: is told how many clips of which side are through.
 
     Raises:
         ValueError: other counts or frames than the protocol's; a detector for clips of another length.
     """
-    statistics = statistics or load_statistics()
     if detector.frames is not None and detector.frames != protocol.frames:
         raise ValueError(
             f"{detector.name} takes clips of {detector.frames} frames, protocol {protocol.name} has {protocol.frames}"
@@ -140,7 +121,7 @@ def measure(
         ("real", real, protocol.real_count),
         ("generated", generated, protocol.generated_count),
     ):
-        gathered, count = _Gathered(detector, frame_detector, statistics), 0
+        gathered, count = _Gathered(detector, frame_detector), 0
         for video in _checked(clips, protocol, name):
             gathered.add(video)
             count += len(video)
@@ -165,55 +146,37 @@ def _checked(clips: Iterable[Tensor], protocol: Protocol, side: str) -> Iterator
 
 
 def _compare(protocol: Protocol, detector: Detector, real: _Gathered, generated: _Gathered) -> Measured:
-    statistics, frames = real.statistics, real.frame_detector
     one, two = torch.cat(real.parts), torch.cat(generated.parts)
-    distance = statistics.frechet(real.moments, generated.moments, protocol.divisor)
-    curve = [statistics.frechet(a, b, protocol.divisor) for a, b in zip(real.by_frame, generated.by_frame, strict=True)]
+    divisor, unequal = protocol.divisor, len(one) != len(two)  # if unequal, the protocol wants it: `measure` saw to it
+    paired = protocol.task == "prediction" and len(one) == len(two)  # each clip continues a real one
+    resampled = bootstrap_frechet(
+        one,
+        two,
+        pairing="joint" if paired else "apart",
+        resamples=RESAMPLES,
+        seed=protocol.seed,
+        divisor=divisor,
+        allow_different_counts=unequal,
+    )
+    chance = finite_sample_bias(Moments.of(one), len(one), other_count=len(two), divisor=divisor, seed=protocol.seed)
+    interval = resampled.recentred()
+    frames = real.frame_detector
     return Measured(
         name=detector.name,
         detector=detector.fingerprint,
         real_count=len(one),
         generated_count=len(two),
-        distance=distance,
-        interval=_interval(one, two, distance, protocol=protocol, statistics=statistics),
-        bias=statistics.bias(real.moments, len(two), protocol.seed),
-        kernel=statistics.kernel(one, two),
-        by_frame=tuple(curve),
+        distance=resampled.point,
+        interval=(interval.low, interval.high),
+        bias=chance.mean,
+        kernel=kernel_distance(one, two),
+        by_frame=tuple(
+            frechet_distance(a, b, divisor=divisor, allow_different_counts=unequal)
+            for a, b in zip(real.by_frame, generated.by_frame, strict=True)
+        ),
         by_frame_name=frames.name if frames is not None else "",
         real=one,
         generated=two,
-    )
-
-
-def _interval(
-    real: Tensor, generated: Tensor, distance: float, *, protocol: Protocol, statistics: Statistics
-) -> tuple[float, float]:
-    """The basic bootstrap's 95 %: resampled sets are farther apart, having fewer different clips, and are so by as
-    much as the sets are farther apart than the distributions; hence the mirror."""
-    found = []
-    for turn in range(RESAMPLES):
-        moments = []
-        for side, features in enumerate((real, generated)):
-            draws = generator(protocol.seed, "distance bootstrap", turn, side)
-            places = torch.from_numpy(draws.integers(0, len(features), len(features)))
-            moments.append(statistics.moments(features[places]))
-        found.append(statistics.frechet(moments[0], moments[1], protocol.divisor))
-    low, high = torch.tensor(found, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return max(0.0, 2 * distance - float(high)), max(0.0, 2 * distance - float(low))
-
-
-def load_statistics() -> Statistics:
-    """The library's own: Fréchet and kernel distance in float64."""
-    frechet = import_module("magi.evaluation.frechet")
-    kernel = import_module("magi.evaluation.kernel")
-    return Statistics(
-        moments=frechet.Moments.of,
-        # a protocol may compare sets of different size, and `measure` has seen to it that they are the protocol's
-        frechet=lambda real, made, divisor: float(
-            frechet.frechet_distance(real, made, divisor=divisor, allow_different_counts=True)
-        ),
-        bias=lambda real, count, seed: float(frechet.finite_sample_bias(real, count, seed=seed)),
-        kernel=lambda real, made: float(kernel.kernel_distance(real, made)),
     )
 
 

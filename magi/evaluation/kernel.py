@@ -1,38 +1,101 @@
-"""Kernel distance between sets of features: the unbiased squared MMD with KID's cubic kernel (Binkowski et al., 2018).
+"""How far the features of made clips are from those of real ones, by a kernel: no Gaussian, no bias by their number.
 
-Unlike the Fréchet distance its mean does not depend on how many clips there are, so it may be below 0 for equal sets.
+The squared maximum mean discrepancy (MMD) with the polynomial kernel ``(x . y / D + 1)^3``, as the kernel inception
+distance (KID) of Binkowski et al., "Demystifying MMD GANs", 2018, section 4. Knows features, not their detector.
 
 Shapes: N and M clips, D features.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
-ROWS = 1024  # of a block of the kernel's matrix
+from magi.seeds import generator
 
 
-def kernel_distance(one: Tensor, other: Tensor) -> float:
-    """Squared maximum mean discrepancy of features (N, D) and (M, D), N and M at least 2, kernel (x.y / D + 1)^3.
+@dataclass(frozen=True)
+class Subsets:
+    """The distance in random subsets, as KID is usually reported."""
+
+    mean: float
+    std: float
+    """Between subsets (divisor: their number). No error of the mean: more subsets do not make it smaller."""
+    subsets: int
+    size: int
+
+
+def kernel_distance(x: Tensor, y: Tensor, *, block: int = 1024) -> float:
+    """Return the unbiased estimate of MMD^2 from all clips.
+
+    Its expectation is 0 where both come from one distribution, whatever the number of clips; so it may be negative, and
+    the sets may differ in size.
+
+    Args:
+        x: (N, D) features, N at least 2.
+        y: (M, D) features, M at least 2.
+        block: clips at a time; memory is that of block^2 numbers in float64.
 
     Raises:
-        ValueError: fewer than two clips, or features of another number.
+        ValueError: shapes that do not fit, too few clips, or features that are not finite.
     """
-    if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
-        raise ValueError(f"features are {tuple(one.shape)} and {tuple(other.shape)}; expected (N, D) and (M, D)")
-    if min(len(one), len(other)) < 2:
-        raise ValueError(f"a kernel distance needs at least 2 clips of each, got {len(one)} and {len(other)}")
-    return _mean_within(one) + _mean_within(other) - 2 * _sum(one, other) / (len(one) * len(other))
+    _check(x, y)
+    x, y = x.detach().cpu().double(), y.detach().cpu().double()
+    n, m = len(x), len(y)
+    within_x = _kernel_sum(x, x, block=block) - float(_kernel_of_itself(x).sum())
+    within_y = _kernel_sum(y, y, block=block) - float(_kernel_of_itself(y).sum())
+    between = _kernel_sum(x, y, block=block)
+    return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
 
 
-def _mean_within(features: Tensor) -> float:
-    """Mean kernel over all pairs of two different clips."""
-    count = len(features)
-    own = float(((features.double().square().sum(1) / features.shape[1] + 1) ** 3).sum())
-    return (_sum(features, features) - own) / (count * (count - 1))
+def kernel_distance_of_subsets(x: Tensor, y: Tensor, *, size: int = 1000, subsets: int = 100, seed: int = 0) -> Subsets:
+    """Return mean and spread of `kernel_distance` over random subsets of both sets, drawn without replacement.
+
+    Args:
+        x: (N, D) features.
+        y: (M, D) features.
+        size: clips per subset, of either set; at most N and M.
+        subsets: how many pairs of subsets.
+        seed: of the drawing.
+
+    Raises:
+        ValueError: as `kernel_distance`, or subsets that are larger than a set.
+    """
+    _check(x, y)
+    if not 2 <= size <= min(len(x), len(y)) or subsets < 1:
+        raise ValueError(
+            f"{subsets} subsets of {size} clips, expected at least 1 subset of 2 to {min(len(x), len(y))} clips: the "
+            f"sets have {len(x)} and {len(y)}"
+        )
+    values = []
+    for subset in range(subsets):
+        numbers = generator(seed, "kernel distance subsets", subset)
+        chosen_x, chosen_y = (torch.from_numpy(numbers.permutation(len(z))[:size]) for z in (x, y))
+        values.append(kernel_distance(x[chosen_x], y[chosen_y]))
+    mean = math.fsum(values) / subsets
+    return Subsets(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / subsets), subsets, size)
 
 
-def _sum(one: Tensor, other: Tensor) -> float:
-    """Sum of the kernel over all pairs, in blocks of rows."""
-    columns = other.double()
-    return sum(float(((rows.double() @ columns.T / one.shape[1] + 1) ** 3).sum()) for rows in one.split(ROWS))
+def _kernel_sum(x: Tensor, y: Tensor, *, block: int) -> float:
+    """The sum of the kernel over all pairs of x (N, D) and y (M, D)."""
+    return math.fsum(
+        float((part @ other.T / x.shape[1] + 1).pow(3).sum()) for part in x.split(block) for other in y.split(block)
+    )
+
+
+def _kernel_of_itself(x: Tensor) -> Tensor:
+    """The kernel (N,) of every clip of x (N, D) with itself."""
+    return (x.square().sum(1) / x.shape[1] + 1).pow(3)
+
+
+def _check(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"features have shapes {tuple(x.shape)} and {tuple(y.shape)}, expected (N, D) and (M, D)")
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"the sets have {len(x)} and {len(y)} clips, expected at least 2 each")
+    for name, features in (("first", x), ("second", y)):
+        if not features.isfinite().all():
+            raise ValueError(f"features of the {name} set are not all finite; a distance would be NaN")

@@ -4,8 +4,8 @@
 
 Each kind of damage is done to one clean set at growing strength, and the result compared with another clean set from
 another seed. Two clean sets are a distance apart as well: that is the floor. The detectors were trained on none of this
-damage but for faint blur and noise, which they are to overlook. Kinds that leave single frames true (frozen, shuffled, wrong speed) should move the
-world-FVD and leave the world-FID of a frame where it is.
+damage but for faint blur and noise, which they are to overlook. Kinds that leave single frames true (frozen, shuffled,
+wrong speed) should move the world-FVD and leave the world-FID of a frame where it is.
 
 Shapes: B clips, T frames, K bodies, D features.
 """
@@ -32,7 +32,7 @@ from magi.data.world import World, WorldConfig, WorldStates
 from magi.evaluation.detectors.protocol import Detector
 from magi.evaluation.detectors.world import NAME, load, load_frames
 from magi.evaluation.frechet import Moments, frechet_distance
-from magi.evaluation.uncertainty import resampled
+from magi.evaluation.uncertainty import bootstrap_frechet
 from magi.report.studies import Curves, Series, Study, Table
 from magi.seeds import generator
 
@@ -209,14 +209,11 @@ class Distance:
 
 
 def distance(features: Tensor, reference: Tensor, *, resamples: int = RESAMPLES) -> Distance:
-    """Between two sets of features (N, D), with a bootstrap over the clips of both."""
-    rows = [resampled(len(part), resamples, seed=seed) for seed, part in enumerate((features, reference))]
-    values = [_frechet(features[one], reference[two]) for one, two in zip(*rows, strict=True)]
-    return Distance(_frechet(features, reference), float(np.std(values, ddof=1)) if resamples > 1 else 0.0)
-
-
-def _frechet(one: Tensor, two: Tensor) -> float:
-    return frechet_distance(Moments.of(one), Moments.of(two))
+    """Between two sets of features (N, D), with a bootstrap over the clips of both; its deviation is 0 without one."""
+    if not resamples:
+        return Distance(frechet_distance(Moments.of(features), Moments.of(reference), divisor="N"), 0.0)
+    found = bootstrap_frechet(reference, features, divisor="N", pairing="apart", resamples=resamples)
+    return Distance(found.point, float(np.std(found.draws, ddof=1)))
 
 
 def spearman(values: Sequence[float]) -> float:
@@ -317,7 +314,7 @@ def study(outcome: Outcome, *, clips: int, command: str) -> Study:
         ),
         curves=(Curves("Growing damage, band of two deviations", "strength, from weakest", "world-FVD", lines, "y"),),
         notes=("Every kind damages the same clean clips, so steps of one kind differ by the damage alone.",
-               "Faint blur and noise (to 8 of 255) were in the training, as what is to be overlooked; no other damage was."),
+               "Faint blur and noise (to 8 of 255) were in the training, to be overlooked; no other damage was."),
         command=command,
         machine=f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         date=time.strftime("%Y-%m-%d"),

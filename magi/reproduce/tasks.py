@@ -19,7 +19,7 @@ from magi.evaluation.detectors.world import load as load_detector
 from magi.evaluation.detectors.world import load_frames
 from magi.evaluation.frechet import Moments, frechet_distance
 from magi.evaluation.tracking import track
-from magi.evaluation.uncertainty import Interval, resampled
+from magi.evaluation.uncertainty import Bootstrap, Interval, bootstrap_frechet
 from magi.evaluation.world import WorldTest, world_test
 from magi.reproduce.plan import EVALUATION_SEED
 from magi.reproduce.workshop import Workshop
@@ -149,20 +149,17 @@ def distance(one: Grade, other: Grade) -> float:
 
 
 def distance_ratio(one: Grade, other: Grade, others: Grade, *, resamples: int) -> tuple[float, Interval]:
-    """world-FVD of `one` over that of `other`, with its 95 % percentile interval over clips, resampled alike for both.
+    """world-FVD of `one` over that of `other`, with its 95 % interval over clips, which are resampled alike for both.
 
-    A resample repeats clips and so lies farther from the real ones than the clips do; in the ratio of two models that
-    are resampled alike most of this cancels.
+    A resample is farther from the real clips than the clips are; in the ratio of two models that are resampled alike
+    most of this cancels, and what is left draws it towards 1.
     """
-    target = others.moments
 
-    def of(grade: Grade, rows: Tensor) -> float:
-        return frechet_distance(Moments.of(grade.features[rows]), target, divisor="N")
+    def of(grade: Grade) -> Bootstrap:
+        return bootstrap_frechet(others.features, grade.features, divisor="N", pairing="fixed", resamples=resamples)
 
-    drawn = resampled(len(one.features), resamples)
-    ratios = torch.tensor([of(one, rows) / of(other, rows) for rows in drawn], dtype=torch.float64)
-    low, high = torch.quantile(ratios, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return distance(one, others) / distance(other, others), Interval(low, high)
+    ratio = of(one).over(of(other))
+    return ratio.point, ratio.interval()
 
 
 def frame_distances(one: Grade, other: Grade) -> list[float]:

@@ -6,7 +6,7 @@ bounce (`magi.experiments.world_detector`), and ships with the package. A distan
 
 A clip is judged at 64 x 64 pixels. Convolutions look at each frame, others compare its features with those of the
 frames before and after; a clip's features are the mean over places and frames, along axes in which their spread
-over many worlds is more even. 16 frames are usual, any number from 4 is right, and two sets are only to be compared at one number.
+over many worlds is more even. 16 frames are usual, any number from 4 is right; compare sets of one number only.
 
 Shapes: B clips, T frames, D features, C channels, H x W pixels, h = w = 8 places.
 """

@@ -100,4 +100,4 @@ def speed_of(video: Tensor, workshop: Workshop, interval: int) -> Tensor:
 def interval_of(values: Tensor) -> Interval:
     """95 % bootstrap interval of the mean over clips."""
     seen = values[~torch.isnan(values)]
-    return bootstrap_mean(seen) if len(seen) else Interval(math.nan, math.nan)
+    return bootstrap_mean(seen).interval() if len(seen) else Interval(math.nan, math.nan, 0.95)
