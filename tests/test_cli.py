@@ -65,7 +65,7 @@ watch_clips: 0
 VERBS = (
     "demo", "train", "tokenizer train", "tokenizer audit", "tokenizer stats", "tokenizer convert", "encode",
     "data index", "data report", "world", "record", "sample", "evaluate", "info", "bench", "bench cache",
-    "bench decode",
+    "bench decode", "report", "reproduce",
 )  # fmt: skip
 
 

@@ -309,13 +309,15 @@ def test_a_record_of_evaluate_is_reported() -> None:
 
 
 def test_scores_without_value_leave_gaps(tmp_path: Path) -> None:
-    """The PSNR of equal frames is infinite: the table says so, and the plot has no such point."""
-    scores = {"PSNR, model": [30.0, float("inf")], "PSNR, copy last": [20.0, 19.0]}
+    """The PSNR of equal frames is infinite: the table says so, and the plot has no such point. Where there was nothing to
+    measure the file has null, the table an empty cell, and the mean is of the others."""
+    scores = {"PSNR, model": [30.0, float("inf")], "found, model": [None, 2.0], "PSNR, copy last": [20.0, 19.0]}
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"magi": "0.1.0", "model": "m", "data": "d", "scores": scores}))
     (kept,) = read_results(path).studies
     assert kept.study.tables[0].rows[0][2] == "inf" and list(kept.study.curves[0].series[0].x) == [1.0]
-    assert "1 values are not finite" in text_of(study_page([read_results(path)]))
+    assert list(kept.study.tables[0].rows[1][1:]) == ["", "2.000", "2.000"]
+    assert "2 values are not finite" in text_of(study_page([read_results(path)]))
 
 
 def test_a_training_run_is_reported(tmp_path: Path) -> None:

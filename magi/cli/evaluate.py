@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -130,10 +131,14 @@ def main(words: Sequence[str]) -> int:
             "sample": asdict(arguments.sample),
             "seconds": round(time.perf_counter() - start, 2),
             **({"test": test} if test is not None else {}),
-            "scores": {name: values.tolist() for name, values in scores.items()},
+            # null where there was nothing to measure, as where no body was found: JSON has no NaN
+            "scores": {
+                name: [None if math.isnan(value) else value for value in values.tolist()]
+                for name, values in scores.items()
+            },
         }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0
 
 
@@ -168,10 +173,11 @@ def identify(test: Mapping[str, Any]) -> str:
 
 
 def show(scores: Scores) -> str:
-    """A table of the scores at a few frames, and their mean over all of them."""
+    """A table of the scores at a few frames, and their mean over all that have one; a dash where there is none."""
     frames = len(next(iter(scores.values())))
     shown = [frame for frame in HORIZONS if frame <= frames]
     rows: list[list[Any]] = [["frame", *map(str, shown), "mean"]]
     for name, values in scores.items():
-        rows.append([name, *(f"{float(values[frame - 1]):.3f}" for frame in shown), f"{float(values.mean()):.3f}"])
+        told = [float(values[frame - 1]) for frame in shown] + [float(values.nanmean())]
+        rows.append([name, *("-" if math.isnan(value) else f"{value:.3f}" for value in told)])
     return table(rows)

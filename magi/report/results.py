@@ -105,7 +105,7 @@ def evaluation_study(record: Mapping[str, Any], path: Path) -> Study:
     frames = len(next(iter(scores.values())))
     shown = [frame for frame in HORIZONS if frame < frames] + [frames]
     rows = [
-        [name, *(f"{values[frame - 1]:.3f}" for frame in shown), f"{sum(values) / frames:.3f}"]
+        [name, *(_told(values[frame - 1]) for frame in shown), _told(_mean(values))]
         for name, values in scores.items()
     ]
     interval = f", interval {record['interval']}" if "interval" in record else ""
@@ -131,12 +131,22 @@ def _checked_scores(scores: object, path: Path) -> dict[str, list[float]]:
         raise ValueError(f"{path}: scores must be an object with lists by name")
     length = None
     for name, values in scores.items():
-        if not isinstance(values, list) or not values or not all(map(_is_number, values)):
-            raise ValueError(f"{path}: scores[{name!r}] must be a list of numbers")
+        if not isinstance(values, list) or not values or not all(v is None or _is_number(v) for v in values):
+            raise ValueError(f"{path}: scores[{name!r}] must be a list of numbers, null where there is none")
         length = length or len(values)
         if len(values) != length:
             raise ValueError(f"{path}: scores[{name!r}] has {len(values)} numbers, and the first has {length}")
-    return dict(scores)
+    return {name: [math.nan if value is None else value for value in values] for name, values in scores.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over the frames that have a value; NaN if none has."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _told(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 def _ends(scores: Mapping[str, Sequence[float]], frames: int) -> str:

@@ -15,11 +15,12 @@ from magi.report.studies import Study, Table, read_study
 
 WIDTH = 145
 INTRODUCTION = (
-    "Bouncing discs at 64 pixels in place of UCF-101 and Kinetics-600, a model of {parameters} parameters in place of 850 "
-    "M, {clips:,} training clips in place of 18.6 million. The questions are the paper's, and what is compared differs in "
-    "nothing else: same first weights, same clips in the same order, same number of steps, same sampler. What would be "
-    "run, measured and concluded was written down before the first headline run (`{plan}`, sha256 `{digest}`). A "
-    "miniature can show that a claim holds here; that it does not hold here says little about the paper's scale."
+    "Bouncing discs at 64 pixels in place of UCF-101 and Kinetics-600, a model of {parameters} parameters in place of "
+    "850 M, {clips:,} training clips in place of 18.6 million. The questions are the paper's, and what is compared "
+    "differs in nothing else: same first weights, same clips in the same order, same number of steps, same sampler. "
+    "What would be run, measured and concluded was written down before the first headline run (`{plan}`, sha256 "
+    "`{digest}`). A miniature can show that a claim holds here; that it does not hold here says little about the "
+    "paper's scale."
 )
 HEAD = """# The paper, asked again in miniature
 
