@@ -115,7 +115,7 @@ def few(protocol: Protocol, count: int) -> Protocol:
     return replace(protocol, real_count=count)
 
 
-def test_the_issue_s_protocols_are_there() -> None:
+def test_the_named_protocols_are_there() -> None:
     """By the names that the command takes; another name is told which there are."""
     assert set(PROTOCOLS) == set(FACTS) == set(get_args(ProtocolName))
     assert all(find_protocol(name).name == name for name in PROTOCOLS)

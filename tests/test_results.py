@@ -309,8 +309,8 @@ def test_a_record_of_evaluate_is_reported() -> None:
 
 
 def test_scores_without_value_leave_gaps(tmp_path: Path) -> None:
-    """The PSNR of equal frames is infinite: the table says so, and the plot has no such point. Where there was nothing to
-    measure the file has null, the table an empty cell, and the mean is of the others."""
+    """The PSNR of equal frames is infinite: so says the table, and the plot has no such point. Where there was nothing
+    to measure the file has null, the table an empty cell, and the mean is of the others."""
     scores = {"PSNR, model": [30.0, float("inf")], "found, model": [None, 2.0], "PSNR, copy last": [20.0, 19.0]}
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"magi": "0.1.0", "model": "m", "data": "d", "scores": scores}))

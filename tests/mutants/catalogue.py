@@ -25,6 +25,7 @@ from magi.training.log import MetricsLog
 from magi.training.state import TrainingState
 from tests.mutants.mutant import Mutant, Plant
 from tests.mutants.of_data import DATA_MUTANTS
+from tests.mutants.of_evaluation import EVALUATION_MUTANTS
 from tests.mutants.of_tokenizers import TOKENIZER_MUTANTS
 
 # --- who sees whom ---
@@ -388,4 +389,5 @@ MUTANTS = [
     Mutant("weight decay on everything", decay_everything, (TRAINING + "test_decay_groups_are_mars",)),
     *DATA_MUTANTS,
     *TOKENIZER_MUTANTS,
+    *EVALUATION_MUTANTS,
 ]
