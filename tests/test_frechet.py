@@ -193,6 +193,12 @@ def test_data_give_the_trace_without_a_root(count: int, dim: int) -> None:
     assert frechet_distance(b, a, divisor="N") == pytest.approx(found, rel=1e-13)
 
 
+def test_no_distance_is_negative() -> None:
+    """Of 20 sets to themselves some would be below 0 by a rounding, and its root would be NaN."""
+    found = [frechet_distance(a, a, divisor="N") for a in (Moments.of(drawn(30, 8, seed=seed)) for seed in range(20))]
+    assert min(found) >= 0 and max(found) < 1e-11
+
+
 def test_orthogonal_spaces_have_nothing_in_common() -> None:
     """Covariances of low rank that share no direction: both traces in full; roots of noise would leave 1e-8 of them."""
     dim = 200
@@ -267,7 +273,7 @@ def test_the_bias_is_that_of_an_independent_simulation(count: int, other: int | 
     assert bias.counts == (count, other or count) and bias.repeats == 3
 
 
-@pytest.mark.parametrize("count", [6, 9, 10, 40])
+@pytest.mark.parametrize("count", [2, 6, 10, 40])
 def test_the_bias_is_that_of_clips_drawn_one_by_one(count: int) -> None:
     """Means over many repeats of both ways agree within 4 standard errors, for fewer clips than features as for more:
     the triangle that is drawn in place of clips has their distribution."""
@@ -283,7 +289,7 @@ def test_the_bias_is_that_of_clips_drawn_one_by_one(count: int) -> None:
     ])  # fmt: skip
     bias = finite_sample_bias(real, count, divisor="N-1", repeats=repeats)
     error = float(torch.hypot(direct.std(), torch.tensor(bias.std))) / repeats**0.5
-    assert abs(bias.mean - float(direct.mean())) < 4 * error < 0.2 * bias.mean
+    assert abs(bias.mean - float(direct.mean())) < 4 * error < 0.25 * bias.mean
     assert bias.std == pytest.approx(float(direct.std()), rel=0.25)
 
 

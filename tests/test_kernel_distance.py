@@ -56,7 +56,7 @@ def test_it_is_zero_on_average_where_nothing_differs() -> None:
 
 def test_the_mean_is_the_true_distance() -> None:
     """One feature, x standard normal, y moved by 1: the kernel (xy + 1)^3 compares first moments with weight 3, second
-    ones with 3 and third ones with 1, and so MMD^2 is 3 (0 - 1)^2 + 3 (1 - 2)^2 + (0 - 4)^2 = 22, for any number."""
+    ones with 3 and third ones with 1. So MMD^2 is 3 (0 - 1)^2 + 3 (1 - 2)^2 + (0 - 4)^2 = 22, for any N."""
     values = torch.tensor([
         kernel_distance(drawn(20, 1, seed=3 * trial), drawn(20, 1, seed=3 * trial + 1) + 1) for trial in range(600)
     ])  # fmt: skip
