@@ -29,6 +29,8 @@ class Recipe:
     """Dynamic interval training: intervals 1..3; otherwise 1 alone."""
     noise: bool = True
     """Noise injection into frames that are seen; otherwise none, ever."""
+    prefix: bool = False
+    """MTF whose clips begin with complete frames in half of the steps, as 1X's Genie is trained."""
     seed: int = 0
     length: float = 1.0
     """In units of the scale's clips."""
@@ -37,7 +39,8 @@ class Recipe:
     def paradigm(self) -> str:
         """`ctf` or `mtf` with what is left out of the techniques against exposure bias."""
         kept = [name for name, on in (("interval", self.interval), ("noise", self.noise)) if on]
-        return self.forcing if len(kept) == 2 else f"{self.forcing}-{kept[0] if kept else 'neither'}"
+        techniques = "" if len(kept) == 2 else f"-{kept[0] if kept else 'neither'}"
+        return f"{self.forcing}{techniques}{'-prefix' if self.prefix else ''}"
 
     @property
     def name(self) -> str:
@@ -82,6 +85,8 @@ def _run(scale: Scale, recipe: Recipe, *, learning_rate: float, clips: int) -> V
     model = replace(scale.model, forcing=recipe.forcing)
     if not recipe.noise:
         model = replace(model, clean_probability=1.0)
+    if recipe.prefix:
+        model = replace(model, mtf_clean_prefix_probability=0.5)
     world = scale.world if recipe.interval else replace(scale.world, max_interval=1)
     return VideoRun(
         data=DataConfig(world=replace(world, seed=recipe.seed)),
