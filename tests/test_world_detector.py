@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from magi import checkpoint
 from magi.data.world import World, WorldConfig
@@ -156,13 +156,12 @@ def test_what_is_no_clip_is_refused() -> None:
         load().features(clips(1, num_frames=3))
 
 
-def test_it_takes_a_hundredth_of_a_second_or_little_more() -> None:
-    """Slower than 30 clips of 16 frames a second on a busy core would be a mistake; a free one does over a hundred."""
-    video = clips(32, num_frames=16)
-    load().features(video[:16])
-    detector, start = load(), time.perf_counter()
-    detector.features(video)
-    assert time.perf_counter() - start < 32 / 30
+def test_it_is_cheap() -> None:
+    """A clip of 16 frames costs less than half a GFLOP, counted and not timed: a core does over a hundred a second."""
+    detector, video = load(), clips(1, num_frames=16)
+    with FlopCounterMode(display=False) as counter:
+        detector.features(video)
+    assert 0.1e9 < counter.get_total_flops() < 0.5e9
 
 
 # What it is taught
