@@ -1,6 +1,6 @@
 """Train the detector of the procedural world that ships with the package.
 
-    python -m magi.experiments.world_detector --out runs/world-detector     # a quarter of an hour on one core
+    python -m magi.experiments.world_detector --out runs/world-detector     # about twenty minutes on half a core
 
 Hardware: one CPU core, 1 GB of memory. The same command goes on where it was interrupted. What came out is written to
 `OUT/release`, which `magi.evaluation.detectors.world.load` reads; how well its distances order known damage is measured
