@@ -78,7 +78,7 @@ class UncachedMagi(Magi):
             torch.stack([*(frame for frame, _, _ in past), tokens], dim=1),
             torch.stack([*[complete] * len(past), masked], dim=1),
             torch.tensor([COMMITTED_KIND[self.config.forcing]] * len(past) + [MASKED], device=device),
-            torch.tensor([*(float(when) for _, when, _ in past), time], device=device),
+            torch.tensor([*(float(when) for _, when, _ in past), time], device="cpu", dtype=torch.float64),
             levels.expand(len(tokens), -1),
             interval,
         )  # (B, F + 1, L, D)

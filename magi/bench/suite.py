@@ -1,0 +1,219 @@
+"""Does an accelerator compute what the CPU computes, and how fast? One command, one JSON; torch and NumPy suffice.
+
+    python -m magi.bench.suite --device cuda --out suite.json
+
+Correctness comes first: the same weights, draws and seeds on the CPU and on the device, in float64 to rounding, in the
+precisions people use to what these can hold. Then speed, of the laptop model and of the paper's.
+
+Shapes: B videos, T frames, C' latent channels, h x w latent pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from magi.bench.measure import machine
+from magi.bench.sampling import Rollout, UncachedMagi, race
+from magi.bench.training import measure_training
+from magi.data.world import World, WorldConfig
+from magi.evaluation.detectors.world import load as load_detector
+from magi.model.config import PRESETS, Forcing, MagiConfig
+from magi.model.draws import draw_training
+from magi.model.head import HeadConfig
+from magi.model.magi import Magi
+from magi.sampling.config import SampleConfig
+from magi.sampling.rollout import generate
+from magi.tokenizers.protocol import to_pixels
+from magi.tokenizers.store import load_tokenizer
+
+CHECKED = replace(PRESETS["tiny"], num_frames=5, head=HeadConfig(width=128))
+STEPS = SampleConfig(mask_steps=4, head_steps=8)
+FRAMES = 6  # of a generated video: past the trained length, so that positions are interpolated
+SPEED_FRAMES = 3
+
+Check = tuple[str, float, float]  # what is compared, relative error, bound
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """|found - expected| / |expected| in float64 on the CPU; infinite where a number is not finite."""
+    found, expected = found.detach().cpu().double(), expected.detach().cpu().double()
+    if not torch.isfinite(found).all():
+        return float("inf")
+    return float((found - expected).norm() / expected.norm().clamp(min=1e-300))
+
+
+def checks(device: torch.device) -> Iterator[Check]:
+    """Everything that is compared with the CPU, in rising order of what it takes to be right."""
+    for forcing in ("ctf", "mtf"):
+        yield from training_checks(replace(CHECKED, forcing=forcing), device)
+    yield from sampling_checks(device)
+    yield from pixel_checks(device)
+
+
+def training_checks(config: MagiConfig, device: torch.device) -> Iterator[Check]:
+    """Loss and gradients of one step."""
+    expected = step(config, torch.device("cpu"), torch.float64)
+    for dtype, bound in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        found = step(config, device, dtype)
+        for what in expected:
+            yield (
+                f"{config.forcing}, {what}, {str(dtype).removeprefix('torch.')}",
+                relative(found[what], expected[what]),
+                bound,
+            )
+    mixed = step(config, device, torch.float32, autocast=True)
+    yield f"{config.forcing}, loss, bf16 autocast", relative(mixed["loss"], expected["loss"]), 1e-2
+    yield f"{config.forcing}, gradient, bf16 autocast", relative(mixed["gradient"], expected["gradient"]), 5e-2
+
+
+def step(config: MagiConfig, device: torch.device, dtype: torch.dtype, *, autocast: bool = False) -> dict[str, Tensor]:
+    """Loss () and the gradients of all parameters, one after the other, of one training step."""
+    model = trained_a_little(config).to(device, dtype).train()
+    draws = draw_training(config, 0, step=3, samples=range(4)).to(device)
+    draws = replace(draws, noise=draws.noise.to(dtype), head_noise=draws.head_noise.to(dtype))
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        loss = model(latents(config, 4).to(device, dtype), torch.tensor([1, 2, 3, 1], device=device), draws)["loss"]
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return {"loss": loss.detach(), "gradient": torch.cat([gradient.flatten() for gradient in gradients])}
+
+
+def trained_a_little(config: MagiConfig) -> Magi:
+    """A model all of whose weights matter: the zeros that a head begins with would hide mistakes."""
+    torch.manual_seed(0)
+    model = Magi(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return model
+
+
+def latents(config: MagiConfig, count: int) -> Tensor:
+    """Unit normal latents (B, T, C', h, w), the same each time."""
+    shape = (count, config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def sampling_checks(device: torch.device) -> Iterator[Check]:
+    """Whole videos under the noise contract: device, cache and batch size change nothing but rounding."""
+    for head in (HeadConfig(width=128), HeadConfig(kind="flow", width=128)):
+        config = replace(CHECKED, head=head)
+        exact = trained_a_little(config).double().eval()
+        expected = video(exact, [5])
+        on_device = exact.to(device)
+        yield f"{head.kind} head, video, float64", relative(video(on_device, [5]), expected), 1e-9
+        beside = video(on_device, [4, 5, 6])[1:2]
+        yield f"{head.kind} head, video among three, float64", relative(beside, expected), 1e-9
+        uncached = UncachedMagi(on_device).eval()
+        yield f"{head.kind} head, video without a cache, float64", relative(video(uncached, [5]), expected), 1e-9
+        single = on_device.float()
+        yield f"{head.kind} head, first frame, float32", relative(video(single, [5])[:, :1], expected[:, :1]), 1e-4
+
+
+@torch.no_grad()
+def video(model: Magi, seeds: list[int]) -> Tensor:
+    """Generated latents (B, T, C', h, w)."""
+    return torch.stack(list(generate(model, None, num_frames=FRAMES, seeds=seeds, settings=STEPS)), dim=1)
+
+
+@torch.no_grad()
+def pixel_checks(device: torch.device) -> Iterator[Check]:
+    """What stands between pixels and numbers: the tokenizer and the detector that ship, the world's drawing."""
+    world = WorldConfig(num_frames=8)
+    clips = World(world).clips(range(4)).video
+    drawn = World(world, device).clips(range(4)).video.cpu()
+    yield "world, share of other pixels", float((drawn != clips).float().mean()), 1e-4
+    ours, theirs = load_tokenizer("world64"), load_tokenizer("world64")
+    assert isinstance(theirs, torch.nn.Module)
+    theirs.to(device)
+    code = ours.encode(to_pixels(clips))
+    yield "tokenizer, latents", relative(theirs.encode(to_pixels(clips.to(device))), code), 1e-3
+    yield "tokenizer, pixels", relative(theirs.decode(code.to(device)), ours.decode(code)), 1e-3
+    here, there = load_detector(), load_detector()
+    there.network.to(device)
+    seen = there.network.pooled_moving(to_pixels(clips.to(device)))
+    yield "detector, features", relative(seen, here.network.pooled_moving(to_pixels(clips))), 1e-3
+
+
+def speeds(device: torch.device, *, small: bool) -> dict[str, Any]:
+    """How fast training and exact sampling are, of the laptop's model and, unless `small`, of the paper's."""
+    found: dict[str, Any] = {}
+
+    def say(name: str, measured: dict[str, Any]) -> None:
+        found[name] = measured
+        print(f"{name}: {json.dumps(measured)[:400]}", flush=True)
+
+    trained: list[tuple[str, Forcing, int]] = [("tiny", "ctf", b) for b in (8, 16, 64)]
+    trained += [("tiny", "mtf", 16)] if small else [("tiny", "mtf", 16), ("xl", "ctf", 4), ("xl", "ctf", 8)]
+    for name, forcing, batch in trained:
+        model = made_on(device, replace(PRESETS[name], forcing=forcing))
+        measure = partial(measure_training, model, batch=batch, repeats=3, device=device)
+        say(f"training {name} {forcing}, batch {batch}", attempt(measure))
+        del model, measure
+    sampled = [("tiny", SampleConfig(mask_steps=16)), *([] if small else [("xl", SampleConfig(mask_steps=4))])]
+    for name, settings in sampled:
+        model = made_on(device, PRESETS[name]).eval().requires_grad_(False)
+        for batch in (1, 8):
+            rollout = {"": Rollout(model, settings, batch)}
+            race(rollout, frames=1)
+            times = race(rollout, frames=SPEED_FRAMES)[""][1:]
+            seconds = {part: [getattr(t, part) for t in times] for part in ("total", "transformer", "head")}
+            say(f"sampling {name}, {settings.mask_steps} x {settings.head_steps}, batch {batch}", seconds)
+    return found
+
+
+def made_on(device: torch.device, config: MagiConfig) -> Magi:
+    """A model whose weights are drawn on the device: a CPU takes long over those of the paper's."""
+    with device:
+        return Magi(config)
+
+
+def attempt(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured, or why it cannot be: a device that is too small says so without ending the suite."""
+    try:
+        return measure()
+    except torch.OutOfMemoryError as error:
+        return {"failed": str(error).splitlines()[0]}
+
+
+def write(path: Path | None, report: dict[str, Any]) -> None:
+    """Save the results so far."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    """Run the suite; the status says whether all checks hold."""
+    parser = argparse.ArgumentParser(prog="python -m magi.bench.suite", description="Check and measure a device.")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, default=None, help="JSON of all results")
+    parser.add_argument("--small", action="store_true", help="without the paper's model, for a CPU or a small device")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    start = time.perf_counter()
+    rows = []
+    for what, error, bound in checks(device):
+        rows.append({"what": what, "relative error": error, "bound": bound, "holds": error <= bound})
+        print(f"{'holds ' if error <= bound else 'FAILS '} {error:9.2e} <= {bound:.0e}  {what}", flush=True)
+    print(f"checks took {time.perf_counter() - start:.0f} s", flush=True)
+    report: dict[str, Any] = {"machine": machine(device), "checks": rows}
+    write(given.out, report)  # whatever becomes of the rest
+    report["speed"] = speeds(device, small=given.small)
+    write(given.out, report)
+    return 0 if all(row["holds"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
