@@ -10,6 +10,7 @@ frame (N, or N + 1 when the noise level is a token of its own).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -63,6 +64,13 @@ def temporal_positions(num_frames: int, trained_frames: int, mode: TimeMode) -> 
     return positions
 
 
+@lru_cache(maxsize=1024)
+def _times_on(device: torch.device, times: tuple[float, ...], width: int, dtype: torch.dtype) -> Tensor:
+    """Embedding (S, width) of times, copied to the device once instead of at every step, which would stall it."""
+    with torch.inference_mode(mode=False):  # what is kept may be used in training, whoever asks for it first
+        return sinusoid(torch.tensor(times, device="cpu", dtype=torch.float64), width).to(dtype).to(device)
+
+
 class StreamEmbedding(nn.Module):
     """Hidden states of stream frames (paper §4: positions, intervals, noise levels)."""
 
@@ -114,7 +122,7 @@ class StreamEmbedding(nn.Module):
             (B, S, L, D) hidden states.
         """
         dtype, device = self.mask_token.dtype, self.mask_token.device
-        when = sinusoid(time, self.width).to(dtype).to(device)[:, None]  # (S, 1, D)
+        when = _times_on(device, tuple(time.tolist()), self.width, dtype)[:, None]  # (S, 1, D)
         pace = self.interval(interval - 1)[:, None, None]  # (B, 1, 1, D)
         level = self.noise_level(noise_level)[:, :, None]  # (B, S, 1, D)
 

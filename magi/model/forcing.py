@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from einops import rearrange, repeat
@@ -34,6 +35,19 @@ class Streams:
     noise_level: Tensor  # (B, S) int64
     temporal_mask: Tensor  # (S, S) bool, true where row may attend to column
     predicted: int
+
+
+@lru_cache(maxsize=64)
+def ctf_layout(frames: int, copies: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kinds (S,) and temporal mask (S, S) of CTF, on the device: the same at every step, so copied there once."""
+    kind = torch.tensor([OBSERVATION] * (frames - 1) + [MASKED] * (copies * frames), device=device)
+    return kind, ctf_mask(frames, copies).to(device)
+
+
+@lru_cache(maxsize=64)
+def mtf_layout(frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kinds (S,) and temporal mask (S, S) of MTF, on the device."""
+    return torch.full((frames,), MASKED, device=device), mtf_mask(frames).to(device)
 
 
 def ctf_mask(frames: int, copies: int = 1) -> Tensor:
@@ -77,15 +91,16 @@ def ctf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
     masked = rearrange(hidden(draws, tokens.shape[2]), "b m t n -> b (m t) n")
     observed = with_noise(tokens, draws)[:, :-1]
     time = torch.arange(frames, device="cpu")
+    kind, mask = ctf_layout(frames, copies, tokens.device)
     return Streams(
         tokens=torch.cat([observed, repeat(tokens, "b t n c -> b (m t) n c", m=copies)], dim=1),
         masked=torch.cat([torch.zeros_like(masked[:, : frames - 1]), masked], dim=1),
-        kind=torch.tensor([OBSERVATION] * (frames - 1) + [MASKED] * (copies * frames), device=tokens.device),
+        kind=kind,
         frame=torch.cat([time[:-1], time.repeat(copies)]),
         noise_level=torch.cat(
             [draws.noise_level[:, :-1], torch.full_like(draws.noise_level, CLEAN).repeat(1, copies)], dim=1
         ),
-        temporal_mask=ctf_mask(frames, copies).to(tokens.device),
+        temporal_mask=mask,
         predicted=copies * frames,
     )
 
@@ -94,14 +109,14 @@ def mtf_streams(tokens: Tensor, draws: TrainingDraws) -> Streams:
     """Masked Teacher Forcing of clean tokens (B, T, N, C): masked frames alone; the noise falls on the tokens that stay
     visible."""
     frames = tokens.shape[1]
-    time = torch.arange(frames, device="cpu")
+    kind, mask = mtf_layout(frames, tokens.device)
     return Streams(
         tokens=with_noise(tokens, draws),
         masked=hidden(draws, tokens.shape[2])[:, 0],
-        kind=torch.full((frames,), MASKED, device=tokens.device),
-        frame=time,
+        kind=kind,
+        frame=torch.arange(frames, device="cpu"),
         noise_level=draws.noise_level,
-        temporal_mask=mtf_mask(frames).to(tokens.device),
+        temporal_mask=mask,
         predicted=frames,
     )
 

@@ -28,6 +28,7 @@ def reproduce(
     step: str | None = None,
     crew: Crew | None = None,
     workers: int = 0,
+    graphs: bool = False,
     device: Device = "auto",
 ) -> Path:
     """Do what is not yet done, the trainings first; returns the folder of results.
@@ -40,6 +41,7 @@ def reproduce(
         step: do this step alone.
         crew: does several steps at a time; by default they are done here, one after the other.
         workers: processes that draw clips for a training; 0 draws them in the training process.
+        graphs: train in CUDA graphs, as `TrainConfig.cuda_graphs` says.
         device: where to compute.
 
     Raises:
@@ -49,7 +51,7 @@ def reproduce(
         raise ValueError(f"--only {unknown[0]!r}: there is no such study; there are {', '.join(PARTS)}")
     scale = SCALES[name]
     folder, results = folder or Path("runs") / f"reproduce-{name}", results or Path("results/reproduce") / name
-    workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)), workers)
+    workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)), workers, graphs)
     ratio = flops_ratio(scale)
     print(f"plan {register(workshop, name, ratio)[:12]}, results in {results}", flush=True)
     every = {each.name: each for each in steps(workshop, name, ratio)}
@@ -63,7 +65,7 @@ def reproduce(
     elif crew is not None:
         words = [
             *(sys.executable, "-m", "magi.reproduce", "--scale", name, "--out", str(folder), "--results", str(results)),
-            *("--device", device, "--workers", str(workers), "--step"),
+            *("--device", device, "--workers", str(workers), *(["--graphs"] if graphs else []), "--step"),
         ]
         needs = {each.name: each.needs for each in every.values()}
         left = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs")

@@ -43,6 +43,8 @@ class Workshop:
     distributed: Distributed
     workers: int = 0
     """Processes that draw clips for a training; they change no clip."""
+    graphs: bool = False
+    """Train in CUDA graphs; they change no number."""
 
     def trained(self, recipe: Recipe) -> Release:
         """The model of a recipe, trained now unless it has been."""
@@ -84,7 +86,7 @@ class Workshop:
         if not (release.exists() and known.is_file()):
             self.distributed.print_once(f"\n{name}: {run.train.total_samples:,} clips")
             start = time.perf_counter()
-            run = replace(run, train=replace(run.train, workers=self.workers))
+            run = replace(run, train=replace(run.train, workers=self.workers, cuda_graphs=self.graphs))
             train_video(run, run_dir=run_dir, distributed=self.distributed)
             seconds = time.perf_counter() - start
             self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)

@@ -27,11 +27,11 @@ from magi.choices import check_choices
 from magi.distributed import Distributed
 from magi.seeds import generator
 from magi.training.ema import Ema
+from magi.training.graphs import Compute, GraphedStep, Inputs, Outputs
 from magi.training.log import MetricsLog, Rate, clock
 from magi.training.optim import OptimConfig, build_optimizer, learning_rate
 from magi.training.state import TrainingState
 
-Inputs = tuple[Any, ...]
 Evaluate = Callable[[int, nn.Module], Iterable[tuple[str, float]]]
 PERIODS = ("checkpoint_every", "log_every", "evaluate_every")
 
@@ -71,6 +71,9 @@ class TrainConfig:
     workers: int = 0
     """Processes that decode ahead; 0 loads in the training process."""
     tensorboard: bool = False
+    cuda_graphs: bool = False
+    """Record what a step launches and launch it as a whole: the same numbers, and several times as many steps of a
+    small model on a GPU. One process only."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -153,8 +156,7 @@ def train(
         state.load(resume_from, resolved)
         distributed.print_once(f"resuming from {resume_from} at {state.samples:,} samples")
 
-    wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
-    autocast = torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    compute = step_of(model, config, distributed)
     rate = Rate()
     rate.update(state.samples)
 
@@ -171,11 +173,7 @@ def train(
                 group["lr"] = learning_rate(config.optim, state.samples, config.total_samples)
             torch.manual_seed(int(generator(config.seed, "dropout", state.step, distributed.rank).integers(1 << 63)))
             inputs = prepare(batch, state.step)  # outside autocast: a tokenizer encodes in its own precision
-            with autocast:
-                parts: dict[str, Tensor] = wrapped(*inputs)
-            state.optimizer.zero_grad(set_to_none=True)
-            parts["loss"].backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+            parts, norm = compute(inputs)
             refuse_non_finite(parts["loss"], norm, state, batch, run_dir, distributed)
             state.optimizer.step()
             state.step += 1
@@ -207,6 +205,30 @@ def train(
                     stop_asked(),
                 )
     return state
+
+
+def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> Compute:
+    """From the inputs of a step to the parts of its loss and the norm of its gradient, which is at the parameters.
+
+    Raises:
+        ValueError: graphs are asked for where there can be none.
+    """
+    wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
+    parameters = list(model.parameters())
+
+    def compute(inputs: Inputs) -> Outputs:
+        for parameter in parameters:
+            parameter.grad = None
+        with torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            parts: dict[str, Tensor] = wrapped(*inputs)
+        parts["loss"].backward()
+        return parts, nn.utils.clip_grad_norm_(parameters, config.optim.clip)
+
+    if not config.cuda_graphs:
+        return compute
+    if distributed.world_size > 1:
+        raise ValueError(f"cuda_graphs is for one process; this run has {distributed.world_size}: leave it off")
+    return GraphedStep(compute, parameters)
 
 
 def announce(message: str) -> None:

@@ -69,4 +69,6 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
         exempt = parameter.ndim <= 1 or name.startswith("head.")
         (free if exempt else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    # one kernel for many parameters, where launching them is what takes time
+    fused = all(parameter.device.type == "cuda" for parameter in model.parameters()) or None
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)

@@ -94,15 +94,16 @@ class TrainingState:
                     raise CheckpointError(
                         f"optimizer.safetensors: {key}.{name} is missing or not of shape {tuple(expected)}"
                     )
-            # Adam's step counter stays on the CPU, as torch keeps it
+            # Adam's step counter stays on the CPU, as torch keeps it, unless one kernel does all
+            counted = parameter.device if self.optimizer.defaults["fused"] else torch.device("cpu")
             self.optimizer.state[parameter] = {
-                k: v if k == "step" else v.to(parameter.device) for k, v in found.items()
+                k: v.to(counted if k == "step" else parameter.device) for k, v in found.items()
             }
 
 
 WITHOUT_EFFECT = (
     *(("train", n) for n in ("checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every")),
-    *(("train", n) for n in ("workers", "tensorboard")),
+    *(("train", n) for n in ("workers", "tensorboard", "cuda_graphs")),
     ("sample",),
     ("watch_clips",),
     ("own_tokenizer_samples",),  # the tokenizer itself is compared
