@@ -39,8 +39,6 @@ class ReproduceArguments:
     """Steps at a time, each in a process of its own: small models leave most of a GPU idle."""
     minutes: float | None = None
     """Stop after these, to go on by the same command."""
-    workers: int = 0
-    """Processes that draw clips, for each training."""
     graphs: bool = False
     """Train in CUDA graphs: several times as many steps of these small models on a GPU."""
     device: Device = "auto"
@@ -54,7 +52,7 @@ def main(words: Sequence[str]) -> int:
     crew = Crew(arguments.jobs, arguments.minutes) if arguments.jobs > 1 or arguments.minutes else None
     results = reproduce(
         arguments.scale, folder=arguments.out, results=arguments.results, only=arguments.only or None, crew=crew,
-        workers=arguments.workers, graphs=arguments.graphs, device=arguments.device,
+        graphs=arguments.graphs, device=arguments.device,
     )  # fmt: skip
     print(f"results in {results}")
     return 0

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from magi.choices import check_choices
 from magi.data.clips import BEYOND, Clips, LatentClips
 from magi.data.latent_store import read_store
+from magi.data.loader import Source
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig, identity, stream
 from magi.experiments.publish import publish
@@ -117,15 +118,28 @@ def check_cache(path: str, name: str, tokenizer: Tokenizer) -> None:
 
 
 def train_video(
-    run: VideoRun, *, run_dir: Path, distributed: Distributed, evaluate: Callable[[Tokenizer], Evaluate] | None = None
+    run: VideoRun,
+    *,
+    run_dir: Path,
+    distributed: Distributed,
+    evaluate: Callable[[Tokenizer], Evaluate] | None = None,
+    source: Source | None = None,
 ) -> Path:
-    """Train, then write the averaged model with its tokenizer to `run_dir/release`; returns that folder."""
+    """Train, then write the averaged model with its tokenizer to `run_dir/release`; returns that folder.
+
+    Args:
+        run: the whole configuration.
+        run_dir: where all of it goes.
+        distributed: this process among the others.
+        evaluate: what to look at while training.
+        source: the clips of `run.data` where they are at hand in another form; by default they are opened here.
+    """
     tokenizer = load_tokenizer(run.tokenizer)
     check_fit(run, tokenizer)
     if isinstance(tokenizer, nn.Module):
         tokenizer.to(distributed.device)
     torch.manual_seed(run.train.seed)
-    model, source = Magi(run.model), run.data.training_source()
+    model, source = Magi(run.model), source or run.data.training_source()
     model.transformer.checkpointed = run.checkpointed
     # what the tokenizer is, not where it lies: a run may move with its own, and must not go on with another
     resolved = {**asdict(run), "tokenizer": fingerprint(tokenizer), **identity(source)}

@@ -22,7 +22,6 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--jobs", type=int, default=1, help="steps at a time, each in a process of its own")
     parser.add_argument("--minutes", type=float, default=None, help="stop after these, to go on by the same command")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw clips, for each training")
     parser.add_argument("--graphs", action="store_true", help="train in CUDA graphs")
     parser.add_argument("--step", default=None, metavar="NAME", help="do this one step")
     given = parser.parse_args()
@@ -30,7 +29,7 @@ def main() -> int:
     try:
         reproduce(
             given.scale, folder=given.out, results=given.results, only=given.only, device=given.device,
-            step=given.step, crew=crew, workers=given.workers, graphs=given.graphs,
+            step=given.step, crew=crew, graphs=given.graphs,
         )  # fmt: skip
     except Interrupted as stopped:
         print(stopped, flush=True)

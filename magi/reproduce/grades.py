@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,8 +115,17 @@ def graded(workshop: Workshop, name: str, depends: Mapping[str, Any], compute: C
     if not folder.is_dir():
         found = compute()
         tensors = {field.name: getattr(found, field.name).clone() for field in fields(Grade)}
-        checkpoint.save(folder, {"grade": tensors}, {"depends.json": whole})
+        keep(folder, "grade", tensors, whole)
     return Grade(**checkpoint.load_tensors(folder, "grade", None))
+
+
+def keep(folder: Path, name: str, tensors: Mapping[str, Tensor], depends: Mapping[str, Any]) -> None:
+    """Save what another step may have needed too, and made in the meantime."""
+    try:
+        checkpoint.save(folder, {name: tensors}, {"depends.json": depends})
+    except (checkpoint.CheckpointError, OSError):
+        if not folder.is_dir():
+            raise
 
 
 def real(workshop: Workshop, task: Task, *, part: int = 1, seed: int = EVALUATION_SEED) -> Grade:

@@ -38,6 +38,9 @@ TOLERANCE: Final = 0.15
 GOOD_ENOUGH: Final = 1.1
 """How much farther than the reference a faster setting of the sampler may be from real clips."""
 
+FLOPS_RATIO: Final = "flops of a training step, CTF / MTF"
+"""Under which the plan has it."""
+
 METRICS: Final = (
     "world-FVD: Frechet distance of the world detector's features of 16 frames, given ones included, covariance "
     "divided by N, N generated against N real clips of other scenes",
@@ -81,7 +84,7 @@ def plan(name: ScaleName, scale: Scale, flops_ratio: float) -> dict[str, Any]:
         "scale": name,
         "settings": json.loads(json.dumps(asdict(scale))),
         "runs": {kind: [recipe.name for recipe in recipes] for kind, recipes in runs.items()},
-        "flops of a training step, CTF / MTF": round(flops_ratio, 4),
+        FLOPS_RATIO: round(flops_ratio, 4),
         "metrics": list(METRICS),
         "rules": list(RULES),
         "evaluation": {"world seed": EVALUATION_SEED, "temperature chosen on world seed": TEMPERATURE_SEED},

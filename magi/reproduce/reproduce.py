@@ -5,6 +5,7 @@ Whatever is finished is never done again: a reproduction that was stopped goes o
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from magi.bench.training import count_training_flops
 from magi.distributed import Device, Distributed, pick_device
 from magi.reproduce.crew import Crew
-from magi.reproduce.plan import register
+from magi.reproduce.plan import FLOPS_RATIO, register
 from magi.reproduce.scale import SCALES, Scale, ScaleName
 from magi.reproduce.steps import PARTS, answer, steps
 from magi.reproduce.workshop import Workshop
@@ -27,7 +28,6 @@ def reproduce(
     only: Sequence[str] | None = None,
     step: str | None = None,
     crew: Crew | None = None,
-    workers: int = 0,
     graphs: bool = False,
     device: Device = "auto",
 ) -> Path:
@@ -40,7 +40,6 @@ def reproduce(
         only: names of studies; all by default. What they need is made.
         step: do this step alone.
         crew: does several steps at a time; by default they are done here, one after the other.
-        workers: processes that draw clips for a training; 0 draws them in the training process.
         graphs: train in CUDA graphs, as `TrainConfig.cuda_graphs` says.
         device: where to compute.
 
@@ -51,8 +50,8 @@ def reproduce(
         raise ValueError(f"--only {unknown[0]!r}: there is no such study; there are {', '.join(PARTS)}")
     scale = SCALES[name]
     folder, results = folder or Path("runs") / f"reproduce-{name}", results or Path("results/reproduce") / name
-    workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)), workers, graphs)
-    ratio = flops_ratio(scale)
+    workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)), graphs)
+    ratio = registered_ratio(results) or flops_ratio(scale)
     print(f"plan {register(workshop, name, ratio)[:12]}, results in {results}", flush=True)
     every = {each.name: each for each in steps(workshop, name, ratio)}
     if step is not None:
@@ -65,7 +64,7 @@ def reproduce(
     elif crew is not None:
         words = [
             *(sys.executable, "-m", "magi.reproduce", "--scale", name, "--out", str(folder), "--results", str(results)),
-            *("--device", device, "--workers", str(workers), *(["--graphs"] if graphs else []), "--step"),
+            *("--device", device, *(["--graphs"] if graphs else []), "--step"),
         ]
         needs = {each.name: each.needs for each in every.values()}
         left = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs")
@@ -79,4 +78,10 @@ def reproduce(
 def flops_ratio(scale: Scale) -> float:
     """FLOPs of a training step of CTF over those of MTF, head included, by torch's counter."""
     ctf, mtf = (count_training_flops(replace(scale.model, forcing=forcing))["pruned"] for forcing in ("ctf", "mtf"))
-    return ctf / mtf
+    return round(ctf / mtf, 4)
+
+
+def registered_ratio(results: Path) -> float | None:
+    """The same from the plan that is there, whose counting takes as long as starting a process."""
+    path = results / "plan.json"
+    return json.loads(path.read_text(encoding="utf-8")).get(FLOPS_RATIO) if path.is_file() else None

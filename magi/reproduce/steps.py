@@ -5,14 +5,16 @@ They are in an order in which one process can do them all; `crew` does several a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
+from magi.data.world import WorldConfig
 from magi.report.studies import Study, write_study
+from magi.reproduce.clips import EncodedOnce
 from magi.reproduce.models import performance, temperature
-from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline
+from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline, training
 from magi.reproduce.scale import ScaleName
 from magi.reproduce.studies import (
     exposure,
@@ -31,7 +33,14 @@ from magi.reproduce.workshop import FORCINGS, Workshop, machine, today
 PARTS = (
     "forcing", "frames", "history", "exposure", "unconditional", "length", "interval", "quality", "time", "footage"
 )  # fmt: skip
-"""The studies, in the order of their pages. The one of time is near the end: it wants the machine to itself."""
+"""The studies, in the order of their pages."""
+
+ALONE = ("quality", "time", "footage")
+"""The last of them, which measure time or train anew, and want the machine to themselves."""
+
+
+PARTS_OF_CLIPS = 10
+"""Steps that the drawing of clips is divided into."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,11 @@ def steps(workshop: Workshop, name: ScaleName, ratio: float) -> Iterator[Step]:
     """
     scale = workshop.scale
     tunings = [Step(key, partial(workshop.train, key, run)) for key, run in workshop.tunings().items()]
-    tuned = tuple(step.name for step in tunings)
     # the headline first: a reproduction that is stopped has it
     recipes = [*headline(scale), *equal_flops(scale, ratio), *explanations(scale), *ablations(scale)]
-    trainings = [Step(recipe.name, partial(workshop.trained, recipe), tuned) for recipe in recipes]
+    drawings = [Step(f"clips-{part}", partial(draw_clips, workshop, recipes, part)) for part in range(PARTS_OF_CLIPS)]
+    before = tuple(step.name for step in (*tunings, *drawings))
+    trainings = [Step(recipe.name, partial(workshop.trained, recipe), before) for recipe in recipes]
     temperatures = [
         Step(f"temperature-{forcing}", partial(temperature, workshop, forcing), (Recipe(forcing, seed=first).name,))
         for forcing, first in ((forcing, scale.seeds[0]) for forcing in FORCINGS)
@@ -70,12 +80,25 @@ def steps(workshop: Workshop, name: ScaleName, ratio: float) -> Iterator[Step]:
         )
         for recipe in recipes
     ]
-    yield from chain(tunings, trainings, temperatures, gradings)
+    yield from chain(tunings, drawings, trainings, temperatures, gradings)
     graded = tuple(step.name for step in gradings)
-    for part in PARTS:
-        alone = part in ("time", "footage")
-        needs = tuple(other for other in PARTS if other not in ("time", "footage")) if alone else graded
+    for number, part in enumerate(PARTS):
+        needs = PARTS[:number] if part in ALONE else graded
         yield Step(part, partial(answer, workshop, name, ratio, part), needs)
+
+
+def draw_clips(workshop: Workshop, recipes: Sequence[Recipe], part: int) -> None:
+    """Draw and encode a part of all clips that the trainings see, so that none of them has to."""
+    sources: dict[WorldConfig, EncodedOnce] = {}
+    ends: dict[WorldConfig, int] = {}
+    for recipe in recipes:
+        run = training(workshop.scale, recipe)
+        world = run.data.world
+        sources[world] = sources.get(world) or workshop.clips(run)
+        ends[world] = max(ends.get(world, 0), run.train.total_samples)
+    for world, source in sources.items():
+        for number in range(part, -(-ends[world] // source.size), PARTS_OF_CLIPS):
+            source.chunk(number)
 
 
 def _grade(workshop: Workshop, recipe: Recipe) -> None:

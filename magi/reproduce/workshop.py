@@ -1,5 +1,6 @@
 """Where trainings lie and how one is made or taken up again: by name, once, whatever asks for it.
 
+FOLDER/clips/                  latents of what is trained on
 FOLDER/runs/NAME/              checkpoints, metrics.jsonl, release; grows again if deleted, never needed to draw
 RESULTS/plan.json              what will be run, before anything is
 RESULTS/tuning.json            what the tuning chose, with all that it tried
@@ -18,15 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from magi.data.clips import BEYOND
 from magi.distributed import Distributed
 from magi.experiments.video import VideoRun, preparation_of, train_video
 from magi.model.config import Forcing
+from magi.reproduce.clips import EncodedOnce
 from magi.reproduce.runs import Recipe, training, tuning
 from magi.reproduce.scale import Scale
 from magi.sampling.release import Release, load
+from magi.tokenizers.store import load_tokenizer
 
+BATCHES_PER_CHUNK = 8
 HELD_OUT = 64  # clips at most that no run trains on, for the loss that the tuning compares
 FORCINGS: tuple[Forcing, ...] = ("ctf", "mtf")
 
@@ -41,8 +46,6 @@ class Workshop:
     results: Path
     """Small and to be kept."""
     distributed: Distributed
-    workers: int = 0
-    """Processes that draw clips for a training; they change no clip."""
     graphs: bool = False
     """Train in CUDA graphs; they change no number."""
 
@@ -86,11 +89,20 @@ class Workshop:
         if not (release.exists() and known.is_file()):
             self.distributed.print_once(f"\n{name}: {run.train.total_samples:,} clips")
             start = time.perf_counter()
-            run = replace(run, train=replace(run.train, workers=self.workers, cuda_graphs=self.graphs))
-            train_video(run, run_dir=run_dir, distributed=self.distributed)
+            run = replace(run, train=replace(run.train, cuda_graphs=self.graphs))
+            source = self.clips(run) if run.data.kind == "world" else None
+            train_video(run, run_dir=run_dir, distributed=self.distributed, source=source)
             seconds = time.perf_counter() - start
             self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)
         return load(release, device=self.distributed.device)
+
+    def clips(self, run: VideoRun) -> EncodedOnce:
+        """The clips that a run is trained on, which it shares with the others of its seed."""
+        tokenizer, device = load_tokenizer(run.tokenizer), self.distributed.device
+        if isinstance(tokenizer, nn.Module):
+            tokenizer.to(device)
+        size = BATCHES_PER_CHUNK * self.scale.batch
+        return EncodedOnce(self.folder / "clips", run.data.world, tokenizer, size=size, device=device)
 
     def _record(self, path: Path, run: VideoRun, release: Release, run_dir: Path, seconds: float) -> None:
         lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

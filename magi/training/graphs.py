@@ -59,6 +59,7 @@ class GraphedStep:
         self.parameters = parameters
         self.recordings: dict[tuple[Any, ...], Recording] = {}
         self.pool = torch.cuda.graph_pool_handle()  # graphs run one after another, and so share memory
+        self.stream = torch.cuda.Stream()  # gradients must be recorded where they were first gathered
 
     def __call__(self, inputs: Inputs) -> Outputs:
         """Outputs of a step; the gradients are at the parameters."""
@@ -79,15 +80,14 @@ class GraphedStep:
     def _record(self, inputs: Inputs) -> Recording:
         kept = map_tensors(inputs, torch.clone)
         before = torch.cuda.get_rng_state()  # the warm-ups must not move the dropout of the step itself
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             for _ in range(WARM_UPS):
                 self.compute(kept)
-        torch.cuda.current_stream().wait_stream(aside)
+        torch.cuda.current_stream().wait_stream(self.stream)
         torch.cuda.set_rng_state(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             outputs = self.compute(kept)
         gradients = tuple(parameter.grad for parameter in self.parameters)
         return Recording(graph, leaves(kept), gradients, outputs)

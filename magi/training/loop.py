@@ -222,6 +222,7 @@ def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> 
         with torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             parts: dict[str, Tensor] = wrapped(*inputs)
         parts["loss"].backward()
+        parts = {name: part.detach() for name, part in parts.items()}  # lets go of the step's memory
         return parts, nn.utils.clip_grad_norm_(parameters, config.optim.clip)
 
     if not config.cuda_graphs:
