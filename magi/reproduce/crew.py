@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,12 @@ class Crew:
             raise ValueError(f"--minutes is {self.minutes:g}: give more than 0")
 
     def work(
-        self, needs: Mapping[str, Sequence[str]], command: Callable[[str], Sequence[str]], *, logs: Path
+        self,
+        needs: Mapping[str, Sequence[str]],
+        command: Callable[[str], Sequence[str]],
+        *,
+        logs: Path,
+        already: Iterable[str] = (),
     ) -> list[str]:
         """Do the steps, those that are named first first.
 
@@ -41,13 +46,15 @@ class Crew:
             needs: by the name of a step, the steps that must be done before it.
             command: the words of the process that does a step.
             logs: a folder; what a step prints goes to NAME.log there.
+            already: the steps that are done.
 
         Returns:
             The steps that are not done: for want of time, because they failed, or because they wait for one of these.
         """
         end = time.monotonic() + 60 * self.minutes if self.minutes else float("inf")
         logs.mkdir(parents=True, exist_ok=True)
-        waiting, done, failed = list(needs), set[str](), set[str]()
+        done, failed = set(already), set[str]()
+        waiting = [name for name in needs if name not in done]
         running: dict[str, subprocess.Popen[bytes]] = {}
         reported = time.monotonic()
         while running or (time.monotonic() < end and _ready(waiting, needs, done)):

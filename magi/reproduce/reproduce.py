@@ -67,11 +67,13 @@ def reproduce(
             *("--device", device, *(["--graphs"] if graphs else []), "--step"),
         ]
         needs = {each.name: each.needs for each in every.values()}
-        left = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs")
+        already = [each.name for each in every.values() if each.done()]
+        left = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs", already=already)
         print(f"left: {', '.join(left)}; the same command goes on" if left else "all is done", flush=True)
     else:
         for each in every.values():
-            each.run()
+            if not each.done():
+                each.run()
     return results
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 from magi.data.world import WorldConfig
 from magi.report.studies import Study, write_study
@@ -51,6 +52,8 @@ class Step:
     run: Callable[[], object]
     needs: tuple[str, ...] = ()
     """Names of steps."""
+    done: Callable[[], bool] = lambda: False
+    """Whether it has been done, where that is told at a glance."""
 
 
 def steps(workshop: Workshop, name: ScaleName, ratio: float) -> Iterator[Step]:
@@ -62,15 +65,31 @@ def steps(workshop: Workshop, name: ScaleName, ratio: float) -> Iterator[Step]:
         ratio: FLOPs of a training step of CTF over those of MTF.
     """
     scale = workshop.scale
-    tunings = [Step(key, partial(workshop.train, key, run)) for key, run in workshop.tunings().items()]
+    tunings = [
+        Step(key, partial(workshop.train, key, run), done=partial(workshop.has_tuned, key))
+        for key, run in workshop.tunings().items()
+    ]
     # the headline first: a reproduction that is stopped has it
     recipes = [*headline(scale), *equal_flops(scale, ratio), *explanations(scale), *ablations(scale)]
-    drawings = [Step(f"clips-{part}", partial(draw_clips, workshop, recipes, part)) for part in range(PARTS_OF_CLIPS)]
+    drawings = [
+        Step(
+            f"clips-{part}", partial(draw_clips, workshop, recipes, part), done=partial(all_trained, workshop, recipes)
+        )
+        for part in range(PARTS_OF_CLIPS)
+    ]
     before = tuple(step.name for step in (*tunings, *drawings))
-    trainings = [Step(recipe.name, partial(workshop.trained, recipe), before) for recipe in recipes]
+    trainings = [
+        Step(recipe.name, partial(workshop.trained, recipe), before, partial(workshop.has, recipe.name))
+        for recipe in recipes
+    ]
     temperatures = [
-        Step(f"temperature-{forcing}", partial(temperature, workshop, forcing), (Recipe(forcing, seed=first).name,))
-        for forcing, first in ((forcing, scale.seeds[0]) for forcing in FORCINGS)
+        Step(
+            f"temperature-{forcing}",
+            partial(temperature, workshop, forcing),
+            (Recipe(forcing, seed=scale.seeds[0]).name,),
+            (workshop.results / f"temperature-{forcing}.json").is_file,
+        )
+        for forcing in FORCINGS
     ]
     gradings = [
         Step(
@@ -84,7 +103,17 @@ def steps(workshop: Workshop, name: ScaleName, ratio: float) -> Iterator[Step]:
     graded = tuple(step.name for step in gradings)
     for number, part in enumerate(PARTS):
         needs = PARTS[:number] if part in ALONE else graded
-        yield Step(part, partial(answer, workshop, name, ratio, part), needs)
+        yield Step(part, partial(answer, workshop, name, ratio, part), needs, path_of(workshop, part).is_file)
+
+
+def path_of(workshop: Workshop, part: str) -> Path:
+    """Where a study is written: with a number, so that pages have them in order."""
+    return workshop.results / f"{PARTS.index(part) + 1:02d}-{part}.json"
+
+
+def all_trained(workshop: Workshop, recipes: Sequence[Recipe]) -> bool:
+    """Whether no training needs clips any more."""
+    return all(workshop.has(recipe.name) for recipe in recipes)
 
 
 def draw_clips(workshop: Workshop, recipes: Sequence[Recipe], part: int) -> None:
@@ -108,7 +137,7 @@ def _grade(workshop: Workshop, recipe: Recipe) -> None:
 
 def answer(workshop: Workshop, name: ScaleName, ratio: float, part: str) -> None:
     """Write a study down, unless it has been; the one of footage is left out where its engine is missing."""
-    path = workshop.results / f"{PARTS.index(part) + 1:02d}-{part}.json"  # so that pages have them in this order
+    path = path_of(workshop, part)
     if path.is_file():
         print(f"{part}: {path} is there", flush=True)
         return

@@ -86,7 +86,7 @@ class Workshop:
         run_dir = self.folder / "runs" / name
         release = run_dir / "release"
         known = self.results / "runs" / f"{name}.json"
-        if not (release.exists() and known.is_file()):
+        if not self.has(name):
             self.distributed.print_once(f"\n{name}: {run.train.total_samples:,} clips")
             start = time.perf_counter()
             run = replace(run, train=replace(run.train, cuda_graphs=self.graphs))
@@ -95,6 +95,14 @@ class Workshop:
             seconds = time.perf_counter() - start
             self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)
         return load(release, device=self.distributed.device)
+
+    def has(self, name: str) -> bool:
+        """Whether a run is trained and known."""
+        return (self.folder / "runs" / name / "release").exists() and (self.results / "runs" / f"{name}.json").is_file()
+
+    def has_tuned(self, name: str) -> bool:
+        """Whether a tuning run is trained, or no longer needed because the choice was made."""
+        return self.has(name) or (self.results / "tuning.json").is_file()
 
     def clips(self, run: VideoRun) -> EncodedOnce:
         """The clips that a run is trained on, which it shares with the others of its seed."""
