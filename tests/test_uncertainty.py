@@ -23,7 +23,6 @@ from magi.evaluation.uncertainty import (
     bootstrap_mean,
     bootstrap_means,
     over_seeds,
-    paired_t,
     resampled,
     student_cdf,
     student_quantile,
@@ -252,20 +251,6 @@ def test_students_interval_holds_the_truth_as_often_as_it_says() -> None:
     found = [over_seeds(run.tolist()) for run in runs]
     held = np.mean([interval is not None and interval.holds(0.0) for interval in found])
     assert abs(held - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
-
-
-def test_the_paired_test_is_of_differences() -> None:
-    """By hand: differences 1, 2, 3 have t = 2 * 3^1/2 with 2 degrees of freedom, p = 1 - t / (2 + t^2)^1/2. What the
-    seeds share does not matter; the interval holds 0 just where p is above 5 %."""
-    found = paired_t([101.0, 12.0, 1003.0], [100.0, 10.0, 1000.0])
-    t = 2 * math.sqrt(3)
-    assert found.mean == pytest.approx(2) and found.p == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-9)
-    assert found.interval == over_seeds([1.0, 2.0, 3.0])
-    assert found.p > 0.05 and found.interval is not None and found.interval.holds(0)
-    assert paired_t([2.0], [1.0]) == type(found)(1.0, None, None)
-    assert paired_t([2.0, 3.0], [1.0, 2.0]).p == 0 and paired_t([2.0, 3.0], [2.0, 3.0]).p == 1
-    with pytest.raises(ValueError, match="2 and 1 runs cannot be paired"):
-        paired_t([1.0, 2.0], [1.0])
 
 
 def test_no_runs_no_freedom() -> None:

@@ -29,6 +29,7 @@ Filter = Literal["lanczos", "bicubic", "bilinear", "none"]
 Quantisation = Literal["tensor", "png", "jpeg75"]
 DetectorName = Literal["i3d-torchscript", "i3d-tfhub", "i3d-videogpt", "world"]
 Divisor = Literal["N", "N-1"]
+"""What the scatter is divided by: N in StyleGAN-V's and Latte's code, N-1 in numpy's ``cov`` and so in FAR's."""
 
 ANY = 0  # of `real_per_video`: as many as there are
 
