@@ -193,7 +193,7 @@ def test_changed_counts_rename_the_protocol() -> None:
 def test_records_that_contradict_themselves_are_refused() -> None:
     with pytest.raises(ValueError, match="offset must be one of"):
         replace(LATTE, offset="middle")
-    with pytest.raises(ValueError, match="a unconditional has a context of 5"):
+    with pytest.raises(ValueError, match="task is 'unconditional' with a context of 5 frames"):
         replace(LATTE, context=5)
 
 

@@ -141,4 +141,7 @@ def _mean_over_bodies(values: Tensor, *, where: Tensor) -> Tensor:
 
 def _check(tracks: Tracks, truth: Tensor) -> None:
     if truth.shape != tracks.position.shape:
-        raise ValueError(f"truth has shape {tuple(truth.shape)}, the tracks {tuple(tracks.position.shape)}")
+        raise ValueError(
+            f"truth has shape {tuple(truth.shape)}, the tracks {tuple(tracks.position.shape)}; expected the same: cut "
+            "the truth to the clips and frames that were tracked"
+        )

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
 from magi.choices import check_choices
+from magi.data.datasets.catalogue import Split
 
 ProtocolName = Literal["latte", "stylegan-v", "omnitokenizer", "magvit-k600", "magi-ucf", "magi-k600", "world"]
 Task = Literal["unconditional", "prediction"]
@@ -24,6 +25,7 @@ Offset = Literal["random", "first", "centre", "tiles"]
 """Where in a video a clip begins: anywhere it fits; at its first frame; so that it lies in the middle; or the video is
 cut into clips that do not overlap, and each is one."""
 ShortRule = Literal["drop", "refuse"]
+Extent = Literal["whole video"]
 Crop = Literal["centre", "squash", "none"]
 Filter = Literal["lanczos", "bicubic", "bilinear", "none"]
 Quantisation = Literal["tensor", "png", "jpeg75"]
@@ -41,7 +43,7 @@ class Protocol:
     name: str
     task: Task
     dataset: DatasetKind
-    split: str
+    split: Split
     """Of the data set, by the name that magi gives it."""
     pool: str
     """Which videos there are to draw from, in words."""
@@ -66,6 +68,8 @@ class Protocol:
     fewest_frames: int
     """A video with fewer is short."""
     short_videos: ShortRule
+    extent: Extent
+    """How much of a video clips are taken from: all of it, however long, whether an index has counted it or not."""
     crop: Crop
     """Of pictures that are not square: the middle is cut out before resizing, or they are squashed; "none" if all are
     square."""
@@ -101,7 +105,10 @@ class Protocol:
             if getattr(self, name) < 1:
                 raise ValueError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
         if (self.task == "prediction") != (self.context > 0):
-            raise ValueError(f"{self.name}: a {self.task} has a context of {self.context} frames")
+            raise ValueError(
+                f"{self.name}: task is {self.task!r} with a context of {self.context} frames; a prediction needs at "
+                "least 1 and nothing else has any"
+            )
 
     @property
     def clip_frames(self) -> int:
@@ -182,6 +189,7 @@ LATTE = Protocol(
     offset="random",
     fewest_frames=48,
     short_videos="drop",
+    extent="whole video",
     crop="centre",
     resize="lanczos",
     pre_resize=None,
@@ -282,6 +290,7 @@ MAGVIT_K600 = Protocol(
     offset="random",
     fewest_frames=16,
     short_videos="drop",
+    extent="whole video",
     crop="centre",
     resize="bilinear",
     pre_resize=64,
@@ -353,6 +362,7 @@ WORLD = Protocol(
     offset="first",
     fewest_frames=21,
     short_videos="refuse",
+    extent="whole video",
     crop="none",
     resize="none",
     pre_resize=None,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magi.evaluation.world import HORIZONS
+from magi.report.distances import distance_study, is_distances
 from magi.report.studies import Curves, Series, Study, Table, decode_study, is_study, read_json
 
 METRICS = "metrics.jsonl"
@@ -89,6 +90,8 @@ def study_of(record: object, path: Path) -> Study | None:
         return decode_study(record, path)
     if isinstance(record, Mapping) and {"magi", "model", "data", "scores"} <= record.keys():
         return evaluation_study(record, path)
+    if isinstance(record, Mapping) and is_distances(record):
+        return distance_study(record, path)
     return None
 
 
@@ -105,8 +108,7 @@ def evaluation_study(record: Mapping[str, Any], path: Path) -> Study:
     frames = len(next(iter(scores.values())))
     shown = [frame for frame in HORIZONS if frame < frames] + [frames]
     rows = [
-        [name, *(_told(values[frame - 1]) for frame in shown), _told(_mean(values))]
-        for name, values in scores.items()
+        [name, *(_told(values[frame - 1]) for frame in shown), _told(_mean(values))] for name, values in scores.items()
     ]
     interval = f", interval {record['interval']}" if "interval" in record else ""
     lost = sum(not math.isfinite(value) for values in scores.values() for value in values)
