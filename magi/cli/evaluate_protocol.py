@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,19 +82,33 @@ def evaluate_by_protocol(order: Order) -> int:
             return 0
         print(show(measured))
         if order.json is not None:
-            record = {
-                "magi": __version__,
-                "model": order.model,
-                "device": str(group.device),
-                "world_size": group.world_size,
-                "protocol": protocol.record(),
-                "sample": asdict(order.sample),
-                "seconds": round(time.perf_counter() - start, 2),
-                "detectors": chosen.record(),
-                "runs": [one.record() for one in measured],
-            }
+            seconds = time.perf_counter() - start
+            record = record_of(order, group, protocol, chosen=chosen, measured=measured, seconds=seconds)
             write_whole(order.json, json.dumps(record, indent=1) + "\n")
     return 0
+
+
+def record_of(
+    order: Order,
+    group: Distributed,
+    protocol: Protocol,
+    *,
+    chosen: Chosen,
+    measured: Sequence[Measured],
+    seconds: float,
+) -> dict[str, Any]:
+    """What is kept of a measurement, which `magi report` reads."""
+    return {
+        "magi": __version__,
+        "model": order.model,
+        "device": str(group.device),
+        "world_size": group.world_size,
+        "protocol": protocol.record(),
+        "sample": asdict(order.sample),
+        "seconds": round(seconds, 2),
+        "detectors": chosen.record(),
+        "runs": [one.record() for one in measured],
+    }
 
 
 def detector_device(device: torch.device) -> str:
