@@ -16,10 +16,11 @@ from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.report.studies import read_study
 from magi.reproduce import plan
+from magi.reproduce.answers import judge
+from magi.reproduce.plan import CLAIMED
 from magi.reproduce.reproduce import PARTS, flops_ratio
-from magi.reproduce.runs import Recipe, ablations, equal_flops, headline, training
+from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline, training
 from magi.reproduce.scale import CPU, SCALES, SMOKE
-from magi.reproduce.studies.forcing import CLAIMED, judge
 from magi.reproduce.studies.quality import front, recommended
 from magi.reproduce.workshop import Workshop
 
@@ -36,7 +37,9 @@ def weights(config: MagiConfig, seed: int) -> dict[str, torch.Tensor]:
     return Magi(config).state_dict()
 
 
-@pytest.mark.parametrize("recipe", [*headline(CPU), *ablations(CPU), *equal_flops(CPU, 1.5)], ids=lambda r: r.name)
+@pytest.mark.parametrize(
+    "recipe", [*headline(CPU), *ablations(CPU), *equal_flops(CPU, 1.5), *explanations(CPU)], ids=lambda r: r.name
+)
 def test_runs_of_a_seed_begin_alike_and_see_one_order(recipe: Recipe) -> None:
     """Same weights to the last bit, same seed of data, masks and noise: only what the name says differs."""
     run, base = training(SMOKE, recipe), training(SMOKE, Recipe(seed=recipe.seed))
@@ -44,6 +47,7 @@ def test_runs_of_a_seed_begin_alike_and_see_one_order(recipe: Recipe) -> None:
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert run.data.world.seed == base.data.world.seed == recipe.seed
     allowed = {"forcing"} | (set() if recipe.noise else {"clean_probability"})
+    allowed |= {"mtf_clean_prefix_probability"} if recipe.prefix else set()
     assert {key for key in asdict(run.model) if getattr(run.model, key) != getattr(base.model, key)} <= allowed
     assert replace(run.data.world, max_interval=base.data.world.max_interval) == base.data.world
 
@@ -62,11 +66,11 @@ def test_without_noise_and_intervals_there_are_none() -> None:
 
 
 def test_results_of_two_plans_do_not_mix(tmp_path: Path) -> None:
-    """A folder of results keeps the first plan; another one is refused by both hashes."""
+    """A folder of results keeps the first plan; another one is refused by what differs."""
     workshop = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed())
     digest = plan.register(workshop, "smoke", 1.5)
     assert plan.register(workshop, "smoke", 1.5) == digest
-    with pytest.raises(ValueError, match=f"is the plan {digest[:12]}, this is"):
+    with pytest.raises(ValueError, match=r"another plan than this program's: settings\.clips: saved 4, now 9"):
         plan.register(replace(workshop, scale=replace(SMOKE, clips=9)), "smoke", 1.5)
 
 
@@ -87,7 +91,7 @@ def test_the_plan_that_was_registered_is_the_one_in_the_code(ratio: float) -> No
 )
 def test_the_headline_is_judged_by_the_registered_rule(interval: Interval | None, verdict: str) -> None:
     """By the whole interval, on the one side or the other of the paper's number."""
-    assert judge(interval) == verdict
+    assert judge(interval, CLAIMED) == verdict
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from magi.evaluation.uncertainty import Interval
 from magi.report.films import animated_webp
 from magi.report.panels import Panel, side_by_side, to_frames
-from magi.report.studies import Film
+from magi.report.studies import Film, Series, Verdict
 from magi.reproduce.workshop import Workshop
 
 FPS = 6
@@ -24,6 +24,15 @@ def number(values: Sequence[float], interval: Interval | None) -> str:
     digits = 2 if abs(mean) < 10 else 1
     text = f"{mean:.{digits}f}"
     return text if interval is None else f"{text} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+
+
+def judge(interval: Interval | None, limit: float) -> Verdict:
+    """Of a claim that something is at most `limit`: by the whole interval, on the one side or the other."""
+    if interval is None:
+        return "undecided"
+    if interval.high <= limit:
+        return "held"
+    return "did not hold" if interval.low > limit else "undecided"
 
 
 def by_frame(values: Tensor) -> tuple[list[float], list[float]]:
@@ -51,6 +60,13 @@ def film(workshop: Workshop, name: str, columns: Mapping[str, Tensor], *, given:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(animated_webp(np.concatenate(rows, axis=1), fps=FPS))
     return Film(caption, path.relative_to(workshop.results).as_posix())
+
+
+def ranged(name: str, curves: Sequence[Tensor]) -> Series:
+    """Curves (F,) of several seeds as one with their range; a single one has none."""
+    mean, low, high = mean_over(curves)
+    x, y = by_frame(mean)
+    return Series(name, x, y, low, high) if len(curves) > 1 else Series(name, x, y)
 
 
 def mean_over(curves: Sequence[Tensor]) -> tuple[Tensor, list[float], list[float]]:

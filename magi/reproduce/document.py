@@ -16,11 +16,11 @@ from magi.report.studies import Study, Table, read_study
 WIDTH = 145
 INTRODUCTION = (
     "Bouncing discs at 64 pixels in place of UCF-101 and Kinetics-600, a model of {parameters} parameters in place of "
-    "850 M, {clips:,} training clips in place of 18.6 million. The questions are the paper's, and what is compared "
-    "differs in nothing else: same first weights, same clips in the same order, same number of steps, same sampler. "
-    "What would be run, measured and concluded was written down before the first headline run (`{plan}`, sha256 "
-    "`{digest}`). A miniature can show that a claim holds here; that it does not hold here says little about the "
-    "paper's scale."
+    "850 M, {clips:,} training clips in place of 18.6 million. The questions are the paper's. Models that are compared "
+    "begin with the same weights and see the same clips in the same order, for the same number of steps, and sample in "
+    "as many steps; learning rate and temperature are tuned for each paradigm from the same choices. What would be run, "
+    "measured and concluded was written down before the first headline run (`{plan}`, sha256 `{digest}`). A miniature "
+    "can show that a claim holds here; that it does not hold here says little about the paper's scale."
 )
 HEAD = """# The paper, asked again in miniature
 
@@ -37,7 +37,7 @@ TRAINED = """
 
 Each run is a file in `{results}/runs`; learning rates were chosen by `{results}/tuning.json`.
 
-| run | clips | loss on clips never trained on |
+| run | clips | loss on held-out clips, comparable within one paradigm and data |
 |---|---|---|
 {rows}
 """
@@ -46,6 +46,8 @@ Each run is a file in `{results}/runs`; learning rates were chosen by `{results}
 def document(results: Path) -> str:
     """Markdown of all studies in a folder, in the order of their files."""
     studies = [read_study(path) for path in sorted(results.glob("[0-9]*.json"))]
+    if not studies:
+        raise ValueError(f"{results} holds no studies; run magi reproduce first, or name its folder of results")
     plan = json.loads((results / "plan.json").read_text(encoding="utf-8"))
     runs = {
         path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "runs").glob("*.json"))

@@ -1,16 +1,19 @@
-"""A trained model at its task: its sampling settings as tuned, its clips as graded."""
+"""A trained model at its task: its sampling settings as tuned, its clips as graded, and whether it counts."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
+from magi.checkpoint import MANIFEST
 from magi.model.config import Forcing
-from magi.reproduce.plan import TEMPERATURE_SEED
+from magi.reproduce.grades import Grade, about, distance, grade, graded, held_still, mean_of, real
+from magi.reproduce.plan import EVALUATION_SEED, GATE, TEMPERATURE_SEED
 from magi.reproduce.runs import Recipe
-from magi.reproduce.tasks import FIRST, Grade, Task, distance, grade, graded, make, real, slug, test_clips
+from magi.reproduce.tasks import FIRST, FIVE, Task, make, test_clips
 from magi.reproduce.workshop import Workshop, write_json
 from magi.sampling.config import SampleConfig
 
@@ -30,30 +33,60 @@ def temperature(workshop: Workshop, forcing: Forcing) -> float:
 
 
 def _try_temperatures(workshop: Workshop, forcing: Forcing) -> dict[str, Any]:
-    release = workshop.trained(Recipe(forcing, seed=workshop.scale.seeds[0]))
-    test = test_clips(workshop, FIRST, seed=TEMPERATURE_SEED)
+    recipe = Recipe(forcing, seed=workshop.scale.seeds[0])
     others = real(workshop, FIRST, seed=TEMPERATURE_SEED)
     tried: dict[float, float] = {}
     for value in workshop.scale.temperatures:
         settings = replace(workshop.scale.sample, temperature=value)
-
-        def compute(settings: SampleConfig = settings) -> Grade:
-            video = make(workshop, release, FIRST, settings=settings, given=test.video)
-            return grade(video, test, context=FIRST.context)
-
-        tried[value] = distance(graded(workshop, f"temperature-{forcing}-{value:g}", compute), others)
+        tried[value] = distance(sampled(workshop, recipe, FIRST, settings, seed=TEMPERATURE_SEED), others)
         print(f"{forcing} at temperature {value:g}: world-FVD {tried[value]:.2f}", flush=True)
     return {"temperature": min(tried, key=tried.__getitem__), "world-FVD by temperature": tried}
 
 
 def performance(workshop: Workshop, recipe: Recipe, task: Task) -> Grade:
+    """A recipe's model at a task, sampled as tuned."""
+    return sampled(workshop, recipe, task, sampling(workshop, recipe.forcing))
+
+
+def sampled(
+    workshop: Workshop, recipe: Recipe, task: Task, settings: SampleConfig, *, seed: int = EVALUATION_SEED
+) -> Grade:
     """A recipe's model at a task; trained, sampled and read now unless that has been done."""
+    release = workshop.trained(recipe)
+    depends = {
+        "model": fingerprint(workshop, recipe), "sample": asdict(settings), "seed": seed, **about(workshop, task)
+    }  # fmt: skip
 
     def compute() -> Grade:
-        settings = sampling(workshop, recipe.forcing)
-        release = workshop.trained(recipe)
-        test = test_clips(workshop, task)
-        print(f"{recipe.name}: {task.name}, {workshop.scale.clips} clips", flush=True)
+        print(f"{recipe.name}: {task.name}, interval {task.interval}, {workshop.scale.clips} clips", flush=True)
+        test = test_clips(workshop, task, seed=seed)
         return grade(make(workshop, release, task, settings=settings, given=test.video), test, context=task.context)
 
-    return graded(workshop, f"{recipe.name}-{slug(task)}", compute)
+    return graded(workshop, f"{recipe.name}-given{task.context}", depends, compute)
+
+
+def fingerprint(workshop: Workshop, recipe: Recipe) -> str:
+    """SHA-256 of the manifest of a trained model, and so of its weights and its tokenizer's."""
+    manifest = workshop.folder / "runs" / recipe.name / "release" / MANIFEST
+    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
+
+def behind_still(workshop: Workshop, grades: Mapping[str, Sequence[Grade]]) -> str:
+    """Why a comparison does not count, by the rule of the plan: who is farther from the truth than a still picture.
+
+    Args:
+        workshop: says which clips.
+        grades: by name, of models that were given 5 frames.
+
+    Returns:
+        A sentence; empty if the comparison counts.
+    """
+    still = float(held_still(test_clips(workshop, FIVE), context=FIVE.context).mean(0)[GATE - 1])
+    errors = {name: float(mean_of(each, "error")[GATE - 1]) for name, each in grades.items()}
+    behind = [f"{name} {error:.1f} px" for name, error in errors.items() if not error < still]
+    if not behind:
+        return ""
+    return (
+        f"This does not count: at generated frame {GATE} after 5 given the bodies of {' and '.join(behind)} are "
+        f"farther from the truth than those of the last frame held still ({still:.1f} px)."
+    )

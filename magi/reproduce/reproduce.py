@@ -13,11 +13,12 @@ from magi.bench.training import count_training_flops
 from magi.distributed import Device, Distributed, pick_device
 from magi.report.studies import Study, write_study
 from magi.reproduce.plan import register
+from magi.reproduce.runs import ablations, equal_flops, explanations, headline
 from magi.reproduce.scale import SCALES, Scale, ScaleName
 from magi.reproduce.studies import exposure, footage, forcing, interval, length, quality, time, unconditional
 from magi.reproduce.workshop import Workshop, machine, today
 
-PARTS = ("forcing", "exposure", "unconditional", "time", "length", "interval", "quality", "footage")
+PARTS = ("forcing", "frames", "exposure", "unconditional", "time", "length", "interval", "quality", "footage")
 
 
 def reproduce(
@@ -28,7 +29,7 @@ def reproduce(
     only: Sequence[str] | None = None,
     device: Device = "auto",
 ) -> Path:
-    """Run what is not yet there; returns the folder of results.
+    """Run what is not yet there, the headline first; returns the folder of results.
 
     Args:
         name: the scale.
@@ -41,14 +42,18 @@ def reproduce(
         ValueError: the folder of results is another plan's, or there is no such study.
     """
     if unknown := sorted(set(only or ()) - set(PARTS)):
-        raise ValueError(f"no study is called {unknown[0]!r}; there are {', '.join(PARTS)}")
+        raise ValueError(f"--only {unknown[0]!r}: there is no such study; there are {', '.join(PARTS)}")
     scale = SCALES[name]
     folder, results = folder or Path("runs") / f"reproduce-{name}", results or Path("results/reproduce") / name
     workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)))
     ratio = flops_ratio(scale)
     print(f"plan {register(workshop, name, ratio)[:12]}, results in {results}", flush=True)
+    if only is None:
+        for recipe in (*headline(scale), *equal_flops(scale, ratio), *explanations(scale), *ablations(scale)):
+            workshop.trained(recipe)
     studies: dict[str, Callable[[], Study]] = {
         "forcing": lambda: forcing.study(workshop, ratio),
+        "frames": lambda: forcing.frames_study(workshop, ratio),
         "exposure": lambda: exposure.study(workshop),
         "unconditional": lambda: unconditional.study(workshop),
         "time": lambda: time.study(workshop),
@@ -62,9 +67,11 @@ def reproduce(
         if path.is_file():
             print(f"{part}: {path} is there", flush=True)
             continue
-        found = replace(
-            studies[part](), command=command(name), machine=machine(workshop.distributed.device), date=today()
-        )
+        if part == "footage" and only is None and (missing := footage.missing()):
+            print(f"footage: left out, for it needs {missing}", flush=True)
+            continue
+        where = machine(workshop.distributed.device)
+        found = replace(studies[part](), command=command(name), machine=where, date=today())
         write_study(path, found)
         print(f"{part}: {found.verdict}. {found.answer}", flush=True)
     return results

@@ -64,6 +64,11 @@ def ablations(scale: Scale) -> Iterator[Recipe]:
     yield Recipe("mtf", interval=False, noise=False, seed=seed)
 
 
+def explanations(scale: Scale) -> Iterator[Recipe]:
+    """How much of the difference is that MTF never sees a complete frame in training, with the first seed."""
+    yield Recipe("mtf", prefix=True, seed=scale.seeds[0])
+
+
 def equal_flops(scale: Scale, ratio: float) -> Iterator[Recipe]:
     """MTF trained for longer, as long as it takes to spend what CTF spends."""
     for seed in scale.seeds:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -32,9 +33,10 @@ from magi.experiments.video import OWN, VideoRun
 from magi.model.config import Forcing
 from magi.report.studies import Curves, Series, Study, Table
 from magi.reproduce.answers import by_frame, film
+from magi.reproduce.grades import SHOWN
 from magi.reproduce.models import sampling
 from magi.reproduce.runs import Recipe, training
-from magi.reproduce.tasks import FIVE, FRAMES, SHOWN, make
+from magi.reproduce.tasks import FIVE, FRAMES, make
 from magi.reproduce.workshop import FORCINGS, Workshop
 from magi.tokenizers.store import fingerprint, load_tokenizer
 
@@ -101,6 +103,11 @@ def study(workshop: Workshop) -> Study:
                     given=FIVE.context, caption="Levels that were never seen; 5 frames given")],
         notes=["Motion is the mean absolute difference of consecutive frames, of that of the truth."],
     )  # fmt: skip
+
+
+def missing() -> str:
+    """The libraries that recording and reading need and that are not installed; empty if all are."""
+    return " and ".join(name for name in ("vizdoom", "av") if find_spec(name) is None)
 
 
 def recorded(folder: Path, split: Split, episodes: int, footage: Footage) -> None:

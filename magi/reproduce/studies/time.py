@@ -14,11 +14,10 @@ from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.magi import Magi
 from magi.report.studies import Curves, Series, Study, Table, Verdict
+from magi.reproduce.plan import LINEAR
 from magi.reproduce.workshop import Workshop
 
 REPEATS = 3
-LINEAR = 1.1
-"""An exponent up to this is called approximately linear."""
 
 
 class BidirectionalMagi(UncachedMagi):
