@@ -293,6 +293,7 @@ def test_windows_are_of_generated_frames_and_of_the_same_scenes() -> None:
     ("asked", "told"),
     [
         ({"samples": 0}, "samples is 0; each clip needs at least 1"),
+        ({"context": 1}, "context is 1 frame; give at least 2"),
         ({"window": 3}, r"windows of 3 frames in 2 generated ones; give 2\.\.2"),
         ({"window": 2, "world": False}, "bodies whose truth is known; take the procedural world"),
         ({"measures": {"SSIM": lambda one, two: ssim(one[..., :8], two[..., :8])}}, "windows of 11 pixels"),
@@ -305,7 +306,7 @@ def test_what_cannot_be_measured_is_told_before_the_work(
     done: list[int] = []
     clips = test_clips if asked.pop("world", True) else test_clips.video
     with pytest.raises(ValueError, match=told):
-        evaluate(release, clips, context=CONTEXT, interval=1, note=done.append, **asked)
+        evaluate(release, clips, **{"context": CONTEXT, "interval": 1, "note": done.append, **asked})
     assert not done
 
 

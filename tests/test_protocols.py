@@ -184,17 +184,24 @@ def test_changed_counts_rename_the_protocol() -> None:
     assert fewer.name == "latte (changed: 256 clips, 1 runs)" and fewer.fingerprint != LATTE.fingerprint
     assert (fewer.real_count, fewer.generated_count, fewer.runs) == (256, 256, 1)
     assert LATTE.changed() == LATTE.changed(clips=2048, runs=LATTE.runs) == LATTE
+    other = LATTE.changed(detector="videomae")
+    assert other.name == "latte (changed: detector videomae)" and other == replace(
+        LATTE, name=other.name, detector="videomae"
+    )
+    assert LATTE.changed(detector=LATTE.detector) == LATTE
     assert MAGVIT_K600.changed(clips=50_000).name == "magvit-k600 (changed: 50000 clips)"
-    with pytest.raises(ValueError, match="at least 2 clips, got 1"):
+    with pytest.raises(ValueError, match=r"protocol latte with 1 clips: .* state at least 2"):
         LATTE.changed(clips=1)
-    with pytest.raises(ValueError, match="at least 1 run, got 0"):
+    with pytest.raises(ValueError, match="protocol latte with 0 runs: state at least 1"):
         LATTE.changed(runs=0)
 
 
 def test_records_that_contradict_themselves_are_refused() -> None:
     with pytest.raises(ValueError, match="offset must be one of"):
         replace(LATTE, offset="middle")
-    with pytest.raises(ValueError, match="task is 'unconditional' with a context of 5 frames"):
+    with pytest.raises(
+        ValueError, match="task is 'unconditional' and context is 5 frames; state at least 1 for 'prediction'"
+    ):
         replace(LATTE, context=5)
 
 

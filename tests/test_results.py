@@ -340,7 +340,7 @@ def distances(path: Path, *, runs: int, frames: bool = True) -> dict[str, Any]:
 
     found = [compare(protocol, drawn(0), drawn(1 + run), detector=detector) for run in range(runs)]
     order = Order(
-        "world64", path, "world", None, None, None, 8, path, None, SampleConfig(), "cpu",
+        "world64", path, "world", None, None, None, None, 8, path, None, SampleConfig(), "cpu",
     )  # fmt: skip
     chosen = Chosen(detector, None)
     record = record_of(order, Distributed(), protocol, chosen=chosen, measured=found, seconds=1.0)

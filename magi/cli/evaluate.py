@@ -22,7 +22,7 @@ from magi.cli.show import progress
 from magi.data.folder import FolderConfig, FolderSource
 from magi.distributed import Device, pick_device
 from magi.evaluation.lpips import load_lpips
-from magi.evaluation.protocols import ProtocolName
+from magi.evaluation.protocols import DetectorName, ProtocolName
 from magi.evaluation.run import PIXELS, Evaluation, Scores, evaluate
 from magi.evaluation.world import CLIPS as WORLD_CLIPS
 from magi.evaluation.world import FROZEN, HORIZONS, WorldTest, at_size, describe, is_frozen, world_test
@@ -57,6 +57,8 @@ class EvaluateArguments:
     """With a protocol: where clips, features and the list of real clips are kept; beside the JSON by default."""
     runs: int | None = None
     """With a protocol: repetitions with other seeds. Another number than the protocol's renames it."""
+    detector: DetectorName | None = None
+    """With a protocol: another detector than its own, which renames it. The environment names files of weights."""
     clips: int | None = None
     """Clips to continue: the first of the world's test (all 256), or spread over the videos of the folder (64). Another
     number than the protocol's renames it."""
@@ -86,7 +88,7 @@ class EvaluateArguments:
     def __post_init__(self) -> None:
         check_counts(self, "clips", "context_frames", "frames", "batch", "runs", "samples", "windows")
         if self.protocol is None:
-            for name in ("work", "runs"):
+            for name in ("work", "runs", "detector"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"--{name} has no effect without --protocol")
             if self.windows is not None and self.data not in (None, "world"):
@@ -178,8 +180,8 @@ def _plain(scores: Scores) -> dict[str, list[float | None]]:
 def _order(arguments: EvaluateArguments, name: str, directory: Path) -> Order:
     assert arguments.protocol is not None
     return Order(
-        name, directory, arguments.protocol, arguments.data, arguments.clips, arguments.runs, arguments.batch,
-        arguments.json, arguments.work, arguments.sample, arguments.device,
+        name, directory, arguments.protocol, arguments.data, arguments.detector, arguments.clips, arguments.runs,
+        arguments.batch, arguments.json, arguments.work, arguments.sample, arguments.device,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from magi.distributed import Device, Distributed, session
 from magi.evaluation.by_protocol import ProtocolRun, generate_clips, measure_clips, real_clips
 from magi.evaluation.detectors.choosing import Chosen, choose
 from magi.evaluation.distance import Measured
-from magi.evaluation.protocols import Protocol, find_protocol
+from magi.evaluation.protocols import DetectorName, Protocol, find_protocol
 from magi.evaluation.uncertainty import over_seeds
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import load
@@ -40,6 +40,7 @@ class Order:
     """Of the released model."""
     protocol: str
     data: str | None
+    detector: DetectorName | None
     clips: int | None
     runs: int | None
     batch: int
@@ -63,7 +64,7 @@ class Order:
 
 def evaluate_by_protocol(order: Order) -> int:
     """Generate what is missing, compare, print and write; the exit code."""
-    protocol = find_protocol(order.protocol).changed(clips=order.clips, runs=order.runs)
+    protocol = find_protocol(order.protocol).changed(clips=order.clips, runs=order.runs, detector=order.detector)
     work = order.place()
     listing = _listing(protocol, order.data)
     start = time.perf_counter()

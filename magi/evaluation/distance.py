@@ -68,7 +68,7 @@ def check_frames(protocol: Protocol, detector: Detector) -> None:
     if detector.frames is not None and detector.frames != protocol.frames:
         raise ValueError(
             f"{detector.name} takes clips of {detector.frames} frames, protocol {protocol.name} has {protocol.frames}; "
-            "take another of either"
+            f"give a detector for {protocol.frames}, or a protocol of {detector.frames}"
         )
 
 
@@ -89,10 +89,7 @@ def compare(
         frame_detector: that those by frame are of.
     """
     one, two = real.clips, generated.clips
-    divisor, unequal = (
-        protocol.divisor,
-        len(one) != len(two),
-    )  # if unequal, the protocol wants it
+    divisor, unequal = protocol.divisor, len(one) != len(two)  # if unequal, the protocol wants it
     paired = protocol.task == "prediction" and len(one) == len(two)  # each clip continues a real one
     resampled = bootstrap_frechet(
         one,

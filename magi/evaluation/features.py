@@ -84,16 +84,17 @@ def _check_clips(video: Tensor, protocol: Protocol, side: Side) -> None:
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[1:3] != (protocol.frames, 3):
         raise ValueError(
             f"{side} clips are {video.dtype} {tuple(video.shape)}; protocol {protocol.name} compares uint8 "
-            f"(clips, {protocol.frames}, 3, side, side)"
+            f"(clips, {protocol.frames}, 3, side, side): cut them to {protocol.frames} frames, and do not scale pixels"
         )
 
 
 def _finite(detector: Detector, video: Tensor) -> Tensor:
     features = detector.features(video)
-    if features.ndim != 2 or len(features) != len(video) or not bool(features.isfinite().all()):
+    lost = int((~features.isfinite()).sum())
+    if features.ndim != 2 or len(features) != len(video) or lost:
         raise ValueError(
-            f"{detector.name} gives {tuple(features.shape)} features of {len(video)} clips, or some that are not "
-            f"finite; expected finite ({len(video)}, {detector.dim})"
+            f"{detector.name} gives {tuple(features.shape)} features of {len(video)} clips, {lost} of them not finite; "
+            f"expected ({len(video)}, {detector.dim}), all finite: check its file of weights"
         )
     return features
 

@@ -29,7 +29,8 @@ Extent = Literal["whole video"]
 Crop = Literal["centre", "squash", "none"]
 Filter = Literal["lanczos", "bicubic", "bilinear", "none"]
 Quantisation = Literal["tensor", "png", "jpeg75"]
-DetectorName = Literal["i3d-torchscript", "i3d-tfhub", "i3d-videogpt", "world"]
+DetectorName = Literal["i3d-torchscript", "i3d-tfhub", "i3d-videogpt", "videomae", "world"]
+"""Of which "videomae" is no published protocol's; `Protocol.changed` takes it."""
 Divisor = Literal["N", "N-1"]
 """What the scatter is divided by: N in StyleGAN-V's and Latte's code, N-1 in numpy's ``cov`` and so in FAR's."""
 
@@ -103,11 +104,11 @@ class Protocol:
         check_choices(self)
         for name in ("real_count", "generated_count", "frames", "real_interval", "generated_stride", "interval_id"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"protocol {self.name}: {name} is {getattr(self, name)}; state at least 1")
         if (self.task == "prediction") != (self.context > 0):
             raise ValueError(
-                f"{self.name}: task is {self.task!r} with a context of {self.context} frames; a prediction needs at "
-                "least 1 and nothing else has any"
+                f"protocol {self.name}: task is {self.task!r} and context is {self.context} frames; state at least 1 "
+                "for 'prediction' and 0 for 'unconditional'"
             )
 
     @property
@@ -147,24 +148,33 @@ class Protocol:
                 lines.append(f"  {label}: {value}")
         return lines
 
-    def changed(self, *, clips: int | None = None, runs: int | None = None) -> Protocol:
-        """The protocol with other counts, under another name: its numbers are not comparable with the protocol's own.
+    def changed(
+        self, *, clips: int | None = None, runs: int | None = None, detector: DetectorName | None = None
+    ) -> Protocol:
+        """The protocol changed, under another name: its numbers are not comparable with the protocol's own.
 
         Args:
             clips: on each side; None leaves both.
             runs: repetitions; None leaves them.
+            detector: of clips; None leaves it.
 
         Raises:
             ValueError: fewer than 2 clips, which have no covariance, or no run.
         """
         if clips is not None and clips < 2:
-            raise ValueError(f"a distance needs at least 2 clips, got {clips}")
+            raise ValueError(
+                f"protocol {self.name} with {clips} clips: a distance needs a covariance; state at least 2"
+            )
         if runs is not None and runs < 1:
-            raise ValueError(f"a protocol needs at least 1 run, got {runs}")
+            raise ValueError(f"protocol {self.name} with {runs} runs: state at least 1")
         real, made = (self.real_count, self.generated_count) if clips is None else (clips, clips)
-        new = replace(self, real_count=real, generated_count=made, runs=self.runs if runs is None else runs)
+        new = replace(
+            self, real_count=real, generated_count=made, runs=self.runs if runs is None else runs,
+            detector=detector or self.detector,
+        )  # fmt: skip
         told = [f"{clips} clips"] if (real, made) != (self.real_count, self.generated_count) else []
         told += [f"{runs} runs"] if new.runs != self.runs else []
+        told += [f"detector {detector}"] if new.detector != self.detector else []
         return replace(new, name=f"{self.name} (changed: {', '.join(told)})") if told else self
 
 

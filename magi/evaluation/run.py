@@ -206,7 +206,8 @@ def evaluate(
         By name, NaN where there is nothing to measure, as of no body found.
 
     Raises:
-        ValueError: no sample, or windows of clips whose truth is not known or that are not as long.
+        ValueError: no sample; in the world, fewer than 2 given frames; or windows of clips whose truth is not known or
+            that are not as long.
     """
     video = clips.video if isinstance(clips, WorldTest) else clips
     _check(clips, context, samples, window)
@@ -242,6 +243,8 @@ def _check(clips: Tensor | WorldTest, context: int, samples: int, window: int | 
     """Refuse, before the work begins, what could not be measured after it."""
     if samples < 1:
         raise ValueError(f"samples is {samples}; each clip needs at least 1 continuation")
+    if isinstance(clips, WorldTest) and context < 2:
+        raise ValueError(f"context is {context} frame; give at least 2, for a velocity to go on with")
     if window is None:
         return
     if not isinstance(clips, WorldTest):

@@ -22,6 +22,7 @@ LOADERS: dict[DetectorName, tuple[str, str]] = {
     "i3d-torchscript": ("magi.evaluation.detectors.torchscript_i3d", "load_torchscript_i3d"),
     "i3d-tfhub": ("magi.evaluation.detectors.torchscript_i3d", "load_torchscript_i3d"),
     "i3d-videogpt": ("magi.evaluation.detectors.i3d", "load_i3d"),
+    "videomae": ("magi.evaluation.detectors.videomae", "load_videomae"),
 }
 """Module and function by the detector's name in a protocol. TF-hub's network is the one that was traced anew."""
 NO_CURVE = (
