@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,6 +22,7 @@ from magi.cli.models import check_interval, find_release, in_force, picture_size
 from magi.cli.show import progress
 from magi.data.folder import FolderConfig, FolderSource
 from magi.distributed import Device, pick_device
+from magi.evaluation.detectors import files
 from magi.evaluation.lpips import load_lpips
 from magi.evaluation.protocols import DetectorName, ProtocolName
 from magi.evaluation.run import PIXELS, Evaluation, Scores, evaluate
@@ -73,7 +75,7 @@ class EvaluateArguments:
     samples: int = 1
     """Continuations of each clip. Of several, one try and the best of all are told under names of their own."""
     lpips: Path | None = None
-    """Measure LPIPS too, with torchvision's AlexNet from this file."""
+    """Measure LPIPS too, with torchvision's AlexNet from this file, or from the one that MAGI_LPIPS names."""
     windows: int | None = None
     """In the world: grade the bodies in windows of so many generated frames too, for videos that are long."""
     batch: int = 8
@@ -120,7 +122,8 @@ def main(words: Sequence[str]) -> int:
     if arguments.data is None:
         raise ValueError("give --data, a folder of videos that were not trained on, or world; --help explains")
     device = pick_device(arguments.device)
-    lpips = None if arguments.lpips is None else load_lpips(arguments.lpips, device=detector_device(device))
+    wanted = arguments.lpips or os.environ.get(files.LPIPS.variable)
+    lpips = load_lpips(arguments.lpips, device=detector_device(device)) if wanted else None
     release = load(directory, device=device)
     check_interval(release, arguments.interval)
     clips = read_clips(arguments, size=picture_size(release))
