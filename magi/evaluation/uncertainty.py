@@ -10,7 +10,7 @@ Shapes: B clips, F frames, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,19 +109,6 @@ def resampled(count: int, *, resamples: int, seed: int, purpose: str = "bootstra
         raise ValueError(f"{resamples} resamples of {count} clips, expected at least 1 of each")
     for resample in range(resamples):
         yield generator(seed, purpose, count, resample).integers(count, size=count)
-
-
-def bootstrap(statistic: Callable[[Indices], float], count: int, *, resamples: int = 1000, seed: int = 0) -> Bootstrap:
-    """Resample any statistic.
-
-    Args:
-        statistic: of the clips with these indices (B,), which may come more than once.
-        count: B, clips.
-        resamples: R.
-        seed: of the resampling.
-    """
-    draws = [statistic(indices) for indices in resampled(count, resamples=resamples, seed=seed)]
-    return Bootstrap(statistic(np.arange(count)), np.array(draws, dtype=np.float64), (seed, count, "alone"))
 
 
 def bootstrap_mean(values: Tensor | Floats | Sequence[float], *, resamples: int = 1000, seed: int = 0) -> Bootstrap:
