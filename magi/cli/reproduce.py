@@ -32,7 +32,7 @@ class ReproduceArguments:
     results: Path | None = None
     """Where results go; results/reproduce/SCALE if not said."""
     only: tuple[str, ...] = ()
-    """Some of the questions: forcing, exposure, unconditional, time, length, interval, quality, footage."""
+    """Some of the questions: forcing, frames, history, exposure, unconditional, time, length, interval, quality, footage."""
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
     common: CommonOptions = field(default_factory=Common)

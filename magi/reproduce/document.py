@@ -18,9 +18,9 @@ INTRODUCTION = (
     "Bouncing discs at 64 pixels in place of UCF-101 and Kinetics-600, a model of {parameters} parameters in place of "
     "850 M, {clips:,} training clips in place of 18.6 million. The questions are the paper's. Models that are compared "
     "begin with the same weights and see the same clips in the same order, for the same number of steps, and sample in "
-    "as many steps; learning rate and temperature are tuned for each paradigm from the same choices. What would be run, "
-    "measured and concluded was written down before the first headline run (`{plan}`, sha256 `{digest}`). A miniature "
-    "can show that a claim holds here; that it does not hold here says little about the paper's scale."
+    "as many steps; learning rate and temperature are tuned for each paradigm from the same choices. What would be "
+    "run, measured and concluded was written down before the first headline run (`{plan}`, sha256 `{digest}`). A "
+    "miniature can show that a claim holds here; that it does not hold here says little about the paper's scale."
 )
 HEAD = """# The paper, asked again in miniature
 

@@ -15,10 +15,12 @@ from magi.report.studies import Study, write_study
 from magi.reproduce.plan import register
 from magi.reproduce.runs import ablations, equal_flops, explanations, headline
 from magi.reproduce.scale import SCALES, Scale, ScaleName
-from magi.reproduce.studies import exposure, footage, forcing, interval, length, quality, time, unconditional
+from magi.reproduce.studies import exposure, footage, forcing, history, interval, length, quality, time, unconditional
 from magi.reproduce.workshop import Workshop, machine, today
 
-PARTS = ("forcing", "frames", "exposure", "unconditional", "time", "length", "interval", "quality", "footage")
+PARTS = (
+    "forcing", "frames", "history", "exposure", "unconditional", "time", "length", "interval", "quality", "footage"
+)  # fmt: skip
 
 
 def reproduce(
@@ -54,6 +56,7 @@ def reproduce(
     studies: dict[str, Callable[[], Study]] = {
         "forcing": lambda: forcing.study(workshop, ratio),
         "frames": lambda: forcing.frames_study(workshop, ratio),
+        "history": lambda: history.study(workshop),
         "exposure": lambda: exposure.study(workshop),
         "unconditional": lambda: unconditional.study(workshop),
         "time": lambda: time.study(workshop),
