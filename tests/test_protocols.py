@@ -190,7 +190,7 @@ def test_changed_counts_rename_the_protocol() -> None:
     )
     assert LATTE.changed(detector=LATTE.detector) == LATTE
     assert MAGVIT_K600.changed(clips=50_000).name == "magvit-k600 (changed: 50000 clips)"
-    with pytest.raises(ValueError, match=r"protocol latte with 1 clips: .* state at least 2"):
+    with pytest.raises(ValueError, match="protocol latte with 1 clips: state at least 2"):
         LATTE.changed(clips=1)
     with pytest.raises(ValueError, match="protocol latte with 0 runs: state at least 1"):
         LATTE.changed(runs=0)

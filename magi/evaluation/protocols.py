@@ -162,20 +162,15 @@ class Protocol:
             ValueError: fewer than 2 clips, which have no covariance, or no run.
         """
         if clips is not None and clips < 2:
-            raise ValueError(
-                f"protocol {self.name} with {clips} clips: a distance needs a covariance; state at least 2"
-            )
+            raise ValueError(f"protocol {self.name} with {clips} clips: state at least 2, for a covariance")
         if runs is not None and runs < 1:
             raise ValueError(f"protocol {self.name} with {runs} runs: state at least 1")
-        real, made = (self.real_count, self.generated_count) if clips is None else (clips, clips)
-        new = replace(
-            self, real_count=real, generated_count=made, runs=self.runs if runs is None else runs,
-            detector=detector or self.detector,
-        )  # fmt: skip
-        told = [f"{clips} clips"] if (real, made) != (self.real_count, self.generated_count) else []
-        told += [f"{runs} runs"] if new.runs != self.runs else []
-        told += [f"detector {detector}"] if new.detector != self.detector else []
-        return replace(new, name=f"{self.name} (changed: {', '.join(told)})") if told else self
+        given: dict[str, Any] = {"real_count": clips, "generated_count": clips, "runs": runs, "detector": detector}
+        new = {name: value for name, value in given.items() if value not in (None, getattr(self, name))}
+        told = [f"{clips} clips"] if new.keys() & {"real_count", "generated_count"} else []
+        told += [f"{runs} runs"] if "runs" in new else []
+        told += [f"detector {detector}"] if "detector" in new else []
+        return replace(self, **new, name=f"{self.name} (changed: {', '.join(told)})") if told else self
 
 
 _TENSOR = "clips go to the detector as uint8 tensors, never through JPEG or video files"
@@ -229,7 +224,6 @@ STYLEGAN_V = replace(
     real_interval=1,
     interval_id=1,
     fewest_frames=16,
-    crop="centre",
     resize="bicubic",
     published_quantisation="frames as the loader reads them",
     unstated=("crop and resize filter of the loader's frames: unstated; we take the centre and bicubic",),
@@ -241,7 +235,6 @@ OMNITOKENIZER = replace(
     LATTE,
     name="omnitokenizer",
     pool="the folder that is given; unstated; we take all 13,320 videos of UCF-101",
-    real_set="2,048 clips, one of each video drawn",
     frames=17,
     real_interval=1,
     interval_id=1,
@@ -394,7 +387,6 @@ WORLD = Protocol(
 PROTOCOLS: Final[dict[str, Protocol]] = {
     protocol.name: protocol for protocol in (LATTE, STYLEGAN_V, OMNITOKENIZER, MAGVIT_K600, MAGI_UCF, MAGI_K600, WORLD)
 }
-"""By name."""
 
 
 def find_protocol(name: str) -> Protocol:

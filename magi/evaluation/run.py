@@ -226,10 +226,7 @@ def evaluate(
             release, video, context=context, interval=interval, seeds=seeds, settings=settings, batch_size=batch_size,
             note=told,
         ))  # fmt: skip
-    reconstructed = through_tokenizer(release, video, batch_size=batch_size)
-    if not release.tokenizer.is_causal:  # or the last given frame, which is held still, would know what comes
-        given = through_tokenizer(release, video[:, :context], batch_size=batch_size)
-        reconstructed = torch.cat([given, reconstructed[:, context:]], dim=1)
+    reconstructed = _ceiling(release, video, context=context, batch_size=batch_size)
     scores = score_pixels(made, video, reconstructed=reconstructed, measures=measures)
     if not isinstance(clips, WorldTest):
         return Evaluation(scores)
@@ -237,6 +234,15 @@ def evaluate(
     if window is None:
         return Evaluation(scores)
     return Evaluation(scores, score_long(made, clips, context=context, size=window, reconstructed=reconstructed))
+
+
+def _ceiling(release: Release, video: Tensor, *, context: int, batch_size: int) -> Tensor:
+    """The clips through the tokenizer, in which given frames know nothing of what comes."""
+    reconstructed = through_tokenizer(release, video, batch_size=batch_size)
+    if not release.tokenizer.is_causal:  # or the last given frame, which is held still, would know what comes
+        given = through_tokenizer(release, video[:, :context], batch_size=batch_size)
+        reconstructed = torch.cat([given, reconstructed[:, context:]], dim=1)
+    return reconstructed
 
 
 def _check(clips: Tensor | WorldTest, context: int, samples: int, window: int | None) -> None:
