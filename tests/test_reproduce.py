@@ -18,9 +18,10 @@ from magi.report.studies import read_study
 from magi.reproduce import plan
 from magi.reproduce.answers import judge
 from magi.reproduce.plan import CLAIMED
-from magi.reproduce.reproduce import PARTS, flops_ratio
+from magi.reproduce.reproduce import flops_ratio
 from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline, training
 from magi.reproduce.scale import CPU, SCALES, SMOKE
+from magi.reproduce.steps import PARTS
 from magi.reproduce.studies.quality import front, recommended
 from magi.reproduce.workshop import Workshop
 
@@ -111,7 +112,7 @@ def test_the_whole_of_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.Capture
     parts = [part for part in PARTS if part != "footage"]
     words = ["reproduce", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), "--device", "cpu"]
     assert main([*words, "--only", *parts]) == 0
-    written = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("?-*.json")}
+    written = {path.name: path.read_bytes() for path in (tmp_path / "results").glob("??-*.json")}
     assert len(written) == len(parts)
     assert all(read_study(tmp_path / "results" / name).answer for name in written)
     capsys.readouterr()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from magi.cli.arguments import Common, CommonOptions, parse
 from magi.distributed import Device
+from magi.reproduce.crew import Crew
 from magi.reproduce.reproduce import reproduce
 from magi.reproduce.scale import ScaleName
 
@@ -32,7 +33,14 @@ class ReproduceArguments:
     results: Path | None = None
     """Where results go; results/reproduce/SCALE if not said."""
     only: tuple[str, ...] = ()
-    """Some of the questions: forcing, frames, history, exposure, unconditional, time, length, interval, quality, footage."""
+    """Some of the questions: forcing, frames, history, exposure, unconditional, length, interval, quality, time,
+    footage."""
+    jobs: int = 1
+    """Steps at a time, each in a process of its own: small models leave most of a GPU idle."""
+    minutes: float | None = None
+    """Stop after these, to go on by the same command."""
+    workers: int = 0
+    """Processes that draw clips, for each training."""
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
     common: CommonOptions = field(default_factory=Common)
@@ -41,9 +49,10 @@ class ReproduceArguments:
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(ReproduceArguments, words, usage="reproduce")
+    crew = Crew(arguments.jobs, arguments.minutes) if arguments.jobs > 1 or arguments.minutes else None
     results = reproduce(
-        arguments.scale, folder=arguments.out, results=arguments.results, only=arguments.only or None,
-        device=arguments.device,
+        arguments.scale, folder=arguments.out, results=arguments.results, only=arguments.only or None, crew=crew,
+        workers=arguments.workers, device=arguments.device,
     )  # fmt: skip
     print(f"results in {results}")
     return 0

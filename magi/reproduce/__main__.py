@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from magi.reproduce.crew import Crew
 from magi.reproduce.reproduce import reproduce
 from magi.reproduce.scale import SCALES
+from magi.training.loop import Interrupted
 
 
 def main() -> int:
@@ -18,8 +20,20 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=None, help="where results go; results/reproduce/SCALE")
     parser.add_argument("--only", nargs="+", default=None, metavar="PART", help="names of studies")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument("--jobs", type=int, default=1, help="steps at a time, each in a process of its own")
+    parser.add_argument("--minutes", type=float, default=None, help="stop after these, to go on by the same command")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw clips, for each training")
+    parser.add_argument("--step", default=None, metavar="NAME", help="do this one step")
     given = parser.parse_args()
-    reproduce(given.scale, folder=given.out, results=given.results, only=given.only, device=given.device)
+    crew = Crew(given.jobs, given.minutes) if given.jobs > 1 or given.minutes else None
+    try:
+        reproduce(
+            given.scale, folder=given.out, results=given.results, only=given.only, device=given.device,
+            step=given.step, crew=crew, workers=given.workers,
+        )  # fmt: skip
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+        return 128 + stopped.number
     return 0
 
 

@@ -1,26 +1,22 @@
-"""The recipe of `magi reproduce`: register the plan, train in order, ask each question, write each answer down.
+"""The recipe of `magi reproduce`: register the plan, then do step after step, or several at a time.
 
 Whatever is finished is never done again: a reproduction that was stopped goes on by the same command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from magi.bench.training import count_training_flops
 from magi.distributed import Device, Distributed, pick_device
-from magi.report.studies import Study, write_study
+from magi.reproduce.crew import Crew
 from magi.reproduce.plan import register
-from magi.reproduce.runs import ablations, equal_flops, explanations, headline
 from magi.reproduce.scale import SCALES, Scale, ScaleName
-from magi.reproduce.studies import exposure, footage, forcing, history, interval, length, quality, time, unconditional
-from magi.reproduce.workshop import Workshop, machine, today
-
-PARTS = (
-    "forcing", "frames", "history", "exposure", "unconditional", "time", "length", "interval", "quality", "footage"
-)  # fmt: skip
+from magi.reproduce.steps import PARTS, answer, steps
+from magi.reproduce.workshop import Workshop
 
 
 def reproduce(
@@ -29,60 +25,53 @@ def reproduce(
     folder: Path | None = None,
     results: Path | None = None,
     only: Sequence[str] | None = None,
+    step: str | None = None,
+    crew: Crew | None = None,
+    workers: int = 0,
     device: Device = "auto",
 ) -> Path:
-    """Run what is not yet there, the headline first; returns the folder of results.
+    """Do what is not yet done, the trainings first; returns the folder of results.
 
     Args:
         name: the scale.
         folder: where models and clips are kept.
         results: where results go.
-        only: names of studies; all by default. What they need is trained.
+        only: names of studies; all by default. What they need is made.
+        step: do this step alone.
+        crew: does several steps at a time; by default they are done here, one after the other.
+        workers: processes that draw clips for a training; 0 draws them in the training process.
         device: where to compute.
 
     Raises:
-        ValueError: the folder of results is another plan's, or there is no such study.
+        ValueError: the folder of results is another plan's, or there is no such study or step.
     """
     if unknown := sorted(set(only or ()) - set(PARTS)):
         raise ValueError(f"--only {unknown[0]!r}: there is no such study; there are {', '.join(PARTS)}")
     scale = SCALES[name]
     folder, results = folder or Path("runs") / f"reproduce-{name}", results or Path("results/reproduce") / name
-    workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)))
+    workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)), workers)
     ratio = flops_ratio(scale)
     print(f"plan {register(workshop, name, ratio)[:12]}, results in {results}", flush=True)
-    if only is None:
-        for recipe in (*headline(scale), *equal_flops(scale, ratio), *explanations(scale), *ablations(scale)):
-            workshop.trained(recipe)
-    studies: dict[str, Callable[[], Study]] = {
-        "forcing": lambda: forcing.study(workshop, ratio),
-        "frames": lambda: forcing.frames_study(workshop, ratio),
-        "history": lambda: history.study(workshop),
-        "exposure": lambda: exposure.study(workshop),
-        "unconditional": lambda: unconditional.study(workshop),
-        "time": lambda: time.study(workshop),
-        "length": lambda: length.study(workshop),
-        "interval": lambda: interval.study(workshop),
-        "quality": lambda: quality.study(workshop),
-        "footage": lambda: footage.study(workshop),
-    }
-    for part in only or PARTS:
-        path = results / f"{PARTS.index(part) + 1}-{part}.json"  # so that pages have them in this order
-        if path.is_file():
-            print(f"{part}: {path} is there", flush=True)
-            continue
-        if part == "footage" and only is None and (missing := footage.missing()):
-            print(f"footage: left out, for it needs {missing}", flush=True)
-            continue
-        where = machine(workshop.distributed.device)
-        found = replace(studies[part](), command=command(name), machine=where, date=today())
-        write_study(path, found)
-        print(f"{part}: {found.verdict}. {found.answer}", flush=True)
+    every = {each.name: each for each in steps(workshop, name, ratio)}
+    if step is not None:
+        if step not in every:
+            raise ValueError(f"--step {step!r}: there is no such step; there are {', '.join(every)}")
+        every[step].run()
+    elif only is not None:
+        for part in only:
+            answer(workshop, name, ratio, part)
+    elif crew is not None:
+        words = [
+            *(sys.executable, "-m", "magi.reproduce", "--scale", name, "--out", str(folder), "--results", str(results)),
+            *("--device", device, "--workers", str(workers), "--step"),
+        ]
+        needs = {each.name: each.needs for each in every.values()}
+        left = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs")
+        print(f"left: {', '.join(left)}; the same command goes on" if left else "all is done", flush=True)
+    else:
+        for each in every.values():
+            each.run()
     return results
-
-
-def command(name: ScaleName) -> str:
-    """What runs it again."""
-    return f"magi reproduce --scale {name}"
 
 
 def flops_ratio(scale: Scale) -> float:

@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Workshop:
     results: Path
     """Small and to be kept."""
     distributed: Distributed
+    workers: int = 0
+    """Processes that draw clips for a training; they change no clip."""
 
     def trained(self, recipe: Recipe) -> Release:
         """The model of a recipe, trained now unless it has been."""
@@ -58,12 +60,19 @@ class Workshop:
         chosen: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))[forcing]
         return chosen
 
+    def tunings(self) -> dict[str, VideoRun]:
+        """The short trainings that learning rates are chosen by, by the names they are kept under."""
+        return {
+            tuning_name(forcing, rate): tuning(self.scale, forcing, learning_rate=rate)
+            for forcing in FORCINGS
+            for rate in self.scale.learning_rates
+        }
+
     def _tune(self, forcing: Forcing) -> dict[str, Any]:
         losses: dict[float, float] = {}
         for rate in self.scale.learning_rates:
-            run = tuning(self.scale, forcing, learning_rate=rate)
-            name = f"tuning-{forcing}-lr{rate:g}"
-            self.train(name, run)
+            name = tuning_name(forcing, rate)
+            self.train(name, self.tunings()[name])
             losses[rate] = json.loads((self.results / "runs" / f"{name}.json").read_text())["held-out loss"]
         return {"learning_rate": min(losses, key=losses.__getitem__), "held-out loss by learning rate": losses}
 
@@ -75,6 +84,7 @@ class Workshop:
         if not (release.exists() and known.is_file()):
             self.distributed.print_once(f"\n{name}: {run.train.total_samples:,} clips")
             start = time.perf_counter()
+            run = replace(run, train=replace(run.train, workers=self.workers))
             train_video(run, run_dir=run_dir, distributed=self.distributed)
             seconds = time.perf_counter() - start
             self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)
@@ -94,6 +104,11 @@ class Workshop:
                 "date": today(),
             },
         )
+
+
+def tuning_name(forcing: Forcing, rate: float) -> str:
+    """Under which a short training is kept."""
+    return f"tuning-{forcing}-lr{rate:g}"
 
 
 @torch.no_grad()
