@@ -136,6 +136,24 @@ def _write_text(path: Path, text: str) -> None:
     _flush(path)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file so that its name never stands for half of it: after a crash it is the old one or the new one.
+
+    Args:
+        path: replaced if it is there; its folder is made.
+        text: in UTF-8, with its own line ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}")
+    try:
+        partial.write_bytes(text.encode())
+        _flush(partial)
+        os.replace(partial, path)
+        _flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     """Wait until the file, or the list of names of the directory, is on the disk."""
     is_directory = path.is_dir()

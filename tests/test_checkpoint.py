@@ -368,3 +368,25 @@ def test_configs_are_compared_by_path() -> None:
         "sampler: saved {}, now absent",
     ]
     assert checkpoint.compare_configs(saved, saved) == []
+
+
+def test_a_small_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk fails before the rename, the old file stays and no part of the new one does; flushed bytes are
+    those that are renamed, so that the name never stands for half of them."""
+    file = tmp_path / "new" / "results.json"
+    checkpoint.write_whole(file, "old\n")
+    flushed: list[bytes] = []
+    flush = checkpoint._flush
+
+    def fails(path: Path) -> None:
+        flushed.append(path.read_bytes())
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "_flush", fails)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_whole(file, "\u00e9\n")
+    assert flushed == ["\u00e9\n".encode()] and file.read_bytes() == b"old\n"
+    assert [path.name for path in file.parent.iterdir()] == ["results.json"]
+    monkeypatch.setattr(checkpoint, "_flush", flush)
+    checkpoint.write_whole(file, "new\n")
+    assert file.read_bytes() == b"new\n" and len(list(file.parent.iterdir())) == 1

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from magi import checkpoint, cli
 from magi.cli import evaluate as evaluate_verb
@@ -50,6 +51,7 @@ from magi.tokenizers.protocol import to_pixels, to_video
 from magi.tokenizers.store import load_tokenizer
 from magi.training.loop import TrainConfig
 from magi.video import read_video, write_video
+from tests.test_lpips import trunk_state
 from tests.toys import trained_looking
 
 TOY = """
@@ -521,6 +523,36 @@ def test_evaluate(model: Path, clips: Path, tmp_path: Path, capsys: pytest.Captu
     assert len(world["test"]["sha256"]) == 64 and "test" not in folder
     assert "position error, model" in world["scores"] and "position error, model" not in folder["scores"]
     assert folder["scores"]["PSNR, tokenizer"] == [100.0] * 4  # pixels lose nothing
+
+
+def test_evaluate_many_samples_in_windows_with_lpips(
+    model: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was asked for is on the console and in the file, under names that tell one sample from the best of two;
+    `magi report` shows it, windows in a table of their own, and names a window's score that is none."""
+    weights = tmp_path / "alexnet.safetensors"
+    save_file(trunk_state("alex"), weights)
+    out, page = tmp_path / "w.json", tmp_path / "w.html"
+    words = "--data world --clips 2 --context-frames 3 --frames 5 --samples 2 --windows 2".split()
+    assert magi("evaluate", model, *words, "--lpips", weights, "--json", out) == 0
+    shown, record = capsys.readouterr().out, json.loads(out.read_text())
+    names = [f"{measure}, model, {which}" for measure in ("PSNR", "SSIM", "LPIPS", "position error")
+             for which in ("single sample", "best of 2")]  # fmt: skip
+    windows = record["windows"]["scores"]
+    assert record["samples"] == 2 and record["windows"]["frames"] == 2 and record["lpips"] in shown
+    assert "speed ratio, model" in windows and all(len(values) == 2 for values in windows.values())
+    assert all(len(record["scores"][name]) == 5 for name in names)
+    assert all(f"\n{name} " in shown for name in (*names, *windows)) and "\n4 continuations\n" in shown
+    assert magi("report", out, "--out", page) == 0
+    assert all(name in page.read_text() for name in (*names, *windows, "+3 to +4"))
+    out.write_text(json.dumps(record | {"windows": {"frames": 2, "scores": {"a": ["b"]}}}))
+    assert "windows.scores['a'] must be a list of numbers" in failure(capsys, "report", out, "--out", page)
+    for asked, told in [
+        ("--data CLIPS --windows 4", "--windows 4 grades the world's bodies"),
+        ("--protocol world --samples 2", "--samples 2 has no effect with --protocol"),
+        ("--data world --lpips nowhere.pth", "there is no file nowhere.pth"),
+    ]:
+        assert told in failure(capsys, "evaluate", model, *asked.replace("CLIPS", str(clips)).split())
 
 
 def test_evaluate_takes_the_frozen_test(clips: Path) -> None:

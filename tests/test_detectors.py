@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from magi.evaluation.detectors import files
+from magi.evaluation.detectors import choosing, files
+from magi.evaluation.detectors.choosing import NO_CURVE, choose
 from magi.evaluation.detectors.i3d import load_i3d
 from magi.evaluation.detectors.inception import InceptionChoices, load_inception
 from magi.evaluation.detectors.inception_network import InceptionV3
@@ -22,7 +24,9 @@ from magi.evaluation.detectors.protocol import Detector
 from magi.evaluation.detectors.self_check import SHIPPED, probe, remember, self_check, stored
 from magi.evaluation.detectors.torchscript_i3d import load_torchscript_i3d
 from magi.evaluation.detectors.videomae import load_videomae
+from magi.evaluation.features import features_of
 from magi.evaluation.lpips import load_lpips
+from magi.evaluation.protocols import LATTE, DetectorName
 from magi.tokenizers.published.trust import PIN_FILE, Trust, Untrusted, sha256_of
 
 PROBE = "8084382fb06d66a669dcf560fdefe74994891ffbdf38d28e64aabd88c23d3575"
@@ -386,6 +390,60 @@ def test_nothing_stored_is_no_pass(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("[]")
     with pytest.raises(ValueError, match="no store of features"):
         stored(other, tmp_path / "store.json")
+
+
+# What a protocol asks for.
+
+
+@pytest.mark.parametrize("inception", [True, False])
+def test_a_protocols_detectors_come_with_what_is_to_be_said(
+    inception: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that is loaded is named with its file's hash and what became of its self-check; Inception, where its file
+    is named, reads each frame of the clip by itself, and where it is not, one line says why there is no curve."""
+    monkeypatch.setenv("MAGI_TRUST_CODE", "1")
+    network = script(ScriptedI3D(), tmp_path / "i3d.pt")
+    monkeypatch.setenv(files.I3D_TORCHSCRIPT.variable, str(network))
+    single = script(ScriptedInception(), tmp_path / "inception.pt")
+    if inception:
+        monkeypatch.setenv(files.INCEPTION.variable, str(single))
+    chosen = choose("i3d-torchscript")
+    told, record = "\n".join(chosen.lines()), chosen.record()
+    assert sha256_of(network) in told and "not self-checked" in told
+    assert record["clips"] == {"description": chosen.lines()[0], "self_check": chosen.lines()[1]}
+    if not inception:
+        assert chosen.frame_detector is None and record["frames"] == NO_CURVE and "MAGI_INCEPTION" in told
+        return
+    assert sha256_of(single) in told and told.count("not self-checked") == 2
+    assert chosen.frame_detector is not None and chosen.frame_detector.name.startswith("FID")
+    protocol = replace(LATTE, real_count=6, frames=10)  # as few as I3D takes
+    parts = clips(6, 10).split(4)
+    found = features_of(
+        parts, "real", protocol=protocol, detector=chosen.detector, frame_detector=chosen.frame_detector
+    )
+    expected = load_inception(single, trust=TRUSTED).features(clips(6, 10)[:, 3:4]).double()
+    assert found.clips.shape == (6, 400) and len(found.by_frame) == 10
+    torch.testing.assert_close(found.by_frame[3].mean, expected.mean(0), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found.by_frame[3].covariance("N"), expected.T.cov(correction=0), rtol=1e-3, atol=1e-2)
+
+
+def test_a_self_check_that_failed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are still made, and the line beside them, which the record keeps, says FAILED."""
+    monkeypatch.setenv("MAGI_TRUST_CODE", "1")
+    monkeypatch.setenv(files.I3D_TORCHSCRIPT.variable, str(script(ScriptedI3D(), tmp_path / "i3d.pt")))
+    monkeypatch.setattr(choosing, "stored", lambda detector: torch.ones(detector.dim))
+    chosen = choose("i3d-tfhub")
+    assert "self-check FAILED" in "\n".join(chosen.lines()) and "FAILED" in chosen.record()["clips"]["self_check"]
+
+
+def test_every_detectors_absence_is_told() -> None:
+    """Of those that ship none is absent; of the others the line says what is, and where it is published."""
+    wanted = {"i3d-torchscript": files.I3D_TORCHSCRIPT, "i3d-tfhub": files.I3D_TORCHSCRIPT}
+    wanted |= {"i3d-videogpt": files.I3D, "videomae": files.VIDEOMAE}
+    assert {*wanted, "world"} == set(get_args(DetectorName)) == set(choosing.LOADERS)
+    for name, weights in wanted.items():
+        with pytest.raises(ValueError, match=re.escape(f"environment variable {weights.variable}")):
+            choose(cast(DetectorName, name))
 
 
 # VideoMAE.

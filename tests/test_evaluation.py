@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from magi.data.world import World, WorldConfig
 from magi.evaluation import pixel
 from magi.evaluation.by_clip import CEILING, HELD, MODEL, score_clips
 from magi.evaluation.pixel import HIGHEST_PSNR, psnr, ssim
-from magi.evaluation.run import continuations, evaluate, score_pixels, score_world, through_tokenizer
+from magi.evaluation.run import continuations, evaluate, score_long, score_pixels, score_world, through_tokenizer
 from magi.evaluation.world import EVALUATION_WORLD, FROZEN, WorldTest, describe, is_frozen, score_positions, world_test
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
@@ -138,7 +140,7 @@ def test_baselines_and_ceiling(release: Release) -> None:
     """Where nothing moves the held frame is perfect; a tokenizer without loss has the highest score there is."""
     video = random_video(2, 1, 3, 32, 32).repeat(1, CONTEXT + FRAMES, 1, 1, 1)
     noise, reconstructed = random_video(2, FRAMES, 3, 32, 32, seed=9), through_tokenizer(release, video)
-    scores = score_pixels(noise, video, reconstructed=reconstructed)
+    scores = score_pixels([noise], video, reconstructed=reconstructed)
     assert scores["PSNR, copy last"].tolist() == [HIGHEST_PSNR] * FRAMES
     assert scores["PSNR, tokenizer"].tolist() == [HIGHEST_PSNR] * FRAMES
     assert scores["SSIM, copy last"].tolist() == pytest.approx([1.0] * FRAMES)
@@ -148,7 +150,7 @@ def test_baselines_and_ceiling(release: Release) -> None:
 def test_copy_last_holds_the_last_given_frame() -> None:
     """Frame i of the clip is all i, so the held frame is wrong by 1, 2, ...: known PSNR, and no later frame is used."""
     ramp = torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(1, 5, 3, 12, 12).contiguous()
-    scores = score_pixels(ramp[:, 3:], ramp, reconstructed=ramp)
+    scores = score_pixels([ramp[:, 3:]], ramp, reconstructed=ramp)
     assert scores["PSNR, copy last"].tolist() == pytest.approx([20 * math.log10(255), 20 * math.log10(255 / 2)])
 
 
@@ -156,7 +158,7 @@ def test_copy_last_goes_through_the_tokenizer() -> None:
     """Like the model's frames: a tokenizer that adds 3 makes frame 2 of the ramp a 5, wrong by 2 and 1; and the
     demo's table says the same as this one's."""
     ramp = torch.arange(5, dtype=torch.uint8).view(1, 5, 1, 1, 1).expand(1, 5, 3, 64, 64).contiguous()
-    scores = score_pixels(ramp[:, 3:], ramp, reconstructed=ramp + 3)
+    scores = score_pixels([ramp[:, 3:]], ramp, reconstructed=ramp + 3)
     assert scores["PSNR, copy last"].tolist() == pytest.approx([20 * math.log10(255 / 2), 20 * math.log10(255)])
     states = World(WorldConfig(num_frames=5)).simulate([0])
     shown = score_clips(ramp[:, 3:], WorldTest(ramp, states), reconstructed=ramp + 3, context=3)
@@ -179,7 +181,7 @@ def test_scores_of_the_truth_and_of_nothing() -> None:
 
 def test_the_truth_scores_well_in_the_world(test_clips: WorldTest) -> None:
     """Were the true frames generated, bodies would be found where they are, to a fraction of a pixel."""
-    scores = score_world(test_clips.video[:, CONTEXT:], test_clips, context=CONTEXT, reconstructed=test_clips.video)
+    scores = score_world([test_clips.video[:, CONTEXT:]], test_clips, context=CONTEXT, reconstructed=test_clips.video)
     assert (scores["position error, model"] < 0.5).all()
     assert torch.equal(scores["position error, model"], scores["position error, tokenizer"])
     assert (scores["position error, copy last"] > scores["position error, model"]).all()
@@ -223,15 +225,101 @@ def test_everything_at_once(release: Release, test_clips: WorldTest) -> None:
     """Each score has one number per generated frame; bodies are graded in the world and only there. Noise shows none,
     so there what is measured on found bodies is undefined, and all else finite."""
     done: list[int] = []
-    scores = evaluate(release, test_clips, context=CONTEXT, interval=1, batch_size=2, note=done.append)
+    scores = evaluate(release, test_clips, context=CONTEXT, interval=1, batch_size=2, note=done.append).by_frame
     assert done == [2, 3]
     assert all(values.shape == (FRAMES,) for values in scores.values())
     undefined = {name for name, values in scores.items() if not values.isfinite().all()}
     assert undefined <= {"position error where found, model", "velocity error, model", *BOUNCES}
-    pixels_only = evaluate(release, test_clips.video, context=CONTEXT, interval=1)
+    pixels_only = evaluate(release, test_clips.video, context=CONTEXT, interval=1).by_frame
     assert scores.keys() - pixels_only.keys() == {name for name in scores if name.startswith(BODIES)}
     for name, values in pixels_only.items():
         torch.testing.assert_close(values, scores[name], atol=0.1, rtol=0)
+
+
+def test_one_sample_and_the_best_of_three_are_told_apart(release: Release, test_clips: WorldTest) -> None:
+    """Sample k of clip i has seed k B + i. By hand: a single sample is the mean over three runs with seeds from 0, 3
+    and 6; the best is chosen by the clip's mean over frames, the lowest where low is good. No score of the model is
+    left without saying which it is, where the two differ; what needs no sample is what it was."""
+    done: list[int] = []
+    measures = {"PSNR": psnr, "LPIPS": lambda one, two: -psnr(one, two)}  # as any distance: lower is better
+    together = evaluate(
+        release, test_clips, context=CONTEXT, interval=1, samples=3, measures=measures, note=done.append
+    ).by_frame
+    assert done == [3, 6, 9]
+    values = torch.stack(
+        [
+            psnr(
+                continuations(release, test_clips.video, context=CONTEXT, interval=1, seeds=range(seed, seed + 3)),
+                test_clips.video[:, CONTEXT:],
+            )
+            for seed in (0, 3, 6)
+        ]
+    )  # (K, B, F)
+    best = torch.stack([max(values[:, clip], key=lambda frames: float(frames.mean())) for clip in range(3)])
+    torch.testing.assert_close(together["PSNR, model, single sample"], values.mean((0, 1)))
+    torch.testing.assert_close(together["PSNR, model, best of 3"], best.mean(0))
+    torch.testing.assert_close(together["LPIPS, model, best of 3"], -best.mean(0))
+    assert float(best.mean()) > float(values.mean())
+    apart = [evaluate(release, test_clips, context=CONTEXT, interval=1, seed=seed).by_frame for seed in (0, 3, 6)]
+    mean = torch.stack([scores["position error, model"] for scores in apart]).mean(0)
+    torch.testing.assert_close(together["position error, model, single sample"], mean)
+    assert float(together["position error, model, best of 3"].mean()) <= float(mean.mean())
+    assert not {"PSNR, model", "LPIPS, model", "position error, model"} & together.keys()
+    assert torch.equal(together["PSNR, copy last"], apart[0]["PSNR, copy last"])
+
+
+def test_bodies_of_two_samples(test_clips: WorldTest) -> None:
+    """The truth and a black video: together they show half the bodies, and the best of them is the truth."""
+    truth = test_clips.video[:, CONTEXT:]
+    both = score_world([torch.zeros_like(truth), truth], test_clips, context=CONTEXT, reconstructed=test_clips.video)
+    assert both["share found, model"].tolist() == both["count correct, model"].tolist() == [0.5] * FRAMES
+    assert torch.equal(both["position error, model, best of 2"], both["position error, tokenizer"])
+    assert (both["position error, model, single sample"] > 5).all()
+
+
+def test_windows_are_of_generated_frames_and_of_the_same_scenes() -> None:
+    """Were the truth generated, its windows would be right, and so would those of a tokenizer that loses nothing, even
+    if bodies had been ten times as fast in the given frames; of a video that stands still from the second window on,
+    the second one tells it. Of two samples the mean is told."""
+    test, context = world_test(1, clips=4, config=replace(EVALUATION_WORLD, num_frames=21)), 5
+    truth = test.video[:, context:]
+    found = score_long([truth], test, context=context, size=8, reconstructed=test.video)
+    assert all(values.shape == (2,) for values in found.values())
+    velocity = test.states.velocity.clone()
+    velocity[:, :context] *= 10
+    other = replace(test, states=replace(test.states, velocity=velocity))
+    again = score_long([truth], other, context=context, size=8, reconstructed=test.video)
+    assert all(torch.equal(values, found[name]) for name, values in again.items())
+    assert (found["share found, model"] == 1).all() and (found["speed ratio, model"] - 1).abs().max() < 0.08
+    assert all(torch.equal(values, found[name.replace("model", "tokenizer")]) for name, values in found.items())
+    still = truth.clone()
+    still[:, 8:] = truth[:, 7:8]
+    both = score_long([truth, still], test, context=context, size=8, reconstructed=test.video)
+    moved = [float(value) for value in found["speed ratio, model"]]
+    assert float(both["speed ratio, model"][1]) == pytest.approx(moved[1] / 2)
+    # a bounce at the border of the windows is not seen by one who stands still after it
+    assert float(both["speed ratio, model"][0]) == pytest.approx(moved[0], abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"samples": 0}, "samples is 0; each clip needs at least 1"),
+        ({"context": 1}, "context is 1 frame; give at least 2"),
+        ({"window": 3}, r"windows of 3 frames in 2 generated ones; give 2\.\.2"),
+        ({"window": 2, "world": False}, "bodies whose truth is known; take the procedural world"),
+        ({"measures": {"SSIM": lambda one, two: ssim(one[..., :8], two[..., :8])}}, "windows of 11 pixels"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_the_work(
+    release: Release, test_clips: WorldTest, asked: dict[str, Any], told: str
+) -> None:
+    """Hours of sampling would be lost: nothing has been continued when it is refused."""
+    done: list[int] = []
+    clips = test_clips if asked.pop("world", True) else test_clips.video
+    with pytest.raises(ValueError, match=told):
+        evaluate(release, clips, **{"context": CONTEXT, "interval": 1, "note": done.append, **asked})
+    assert not done
 
 
 @pytest.mark.parametrize("context", [0, CONTEXT + FRAMES])

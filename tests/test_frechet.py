@@ -5,8 +5,6 @@ Shapes: N clips, D features.
 
 from __future__ import annotations
 
-import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,8 @@ import torch.multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from magi import distributed
-from magi.evaluation.frechet import Divisor, Moments, finite_sample_bias, frechet_distance, gather
+from magi.evaluation.frechet import Moments, finite_sample_bias, frechet_distance
+from magi.evaluation.protocols import Divisor
 
 
 def drawn(count: int, dim: int, *, seed: int) -> Tensor:
@@ -79,31 +77,6 @@ def test_nothing_changes_nothing() -> None:
     assert none.merge(none).count == 0
     one = Moments.of(torch.tensor([[1.0, 2.0]]))
     assert one.mean.tolist() == [1, 2] and not one.scatter.any() and not one.covariance("N").any()
-
-
-def join(rank: int, port: int, folder: str) -> None:
-    """One of two processes: bring some of the clips."""
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank)
-    )
-    with distributed.session("cpu") as here:
-        mine = drawn(20, 4, seed=3).split([13, 7])[rank]
-        save_file(gather(Moments.of(mine), here).tensors(), Path(folder, f"{rank}.safetensors"))
-
-
-def test_processes_agree(tmp_path: Path) -> None:
-    """Every process gets the moments of the clips of all, the same to the last bit; one alone gets its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(join, (port, str(tmp_path)), nprocs=2)
-    found = [
-        Moments.from_tensors(load_file(tmp_path / f"{rank}.safetensors"), where=f"rank {rank}") for rank in range(2)
-    ]
-    whole = Moments.of(drawn(20, 4, seed=3))
-    assert_same(found[0], whole)
-    assert_same(found[1], found[0], rtol=0)
-    assert gather(whole, distributed.Distributed()) is whole
 
 
 def test_moments_are_kept_to_the_last_bit(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from magi import cli
@@ -17,11 +18,13 @@ from magi.checkpoint import CheckpointError
 from magi.cli import evaluate_protocol
 from magi.distributed import Distributed
 from magi.evaluation.by_protocol import ProtocolRun, generate_clips, measure_clips, real_clips
-from magi.evaluation.distance import Measured, measure
+from magi.evaluation.detectors.choosing import Chosen
+from magi.evaluation.distance import Measured, bias_words, check_frames, compare
+from magi.evaluation.features import Side, features_of
 from magi.evaluation.frechet import Moments, frechet_distance
 from magi.evaluation.generated import ClipFolder, begin, complete, identity, maker, release_fingerprint
 from magi.evaluation.kernel import kernel_distance
-from magi.evaluation.protocols import WORLD, Protocol
+from magi.evaluation.protocols import PROTOCOLS, WORLD, Protocol
 from magi.evaluation.world import at_size, world_test
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
@@ -51,7 +54,7 @@ def numbered(numbers: range) -> Tensor:
 
 
 def all_of(folder: ClipFolder) -> Tensor:
-    return torch.cat(list(folder.clips()))
+    return torch.cat([folder.read(shard) for shard in folder.shards])
 
 
 @dataclass(frozen=True)
@@ -187,20 +190,15 @@ def test_a_damaged_shard_is_not_measured(tmp_path: Path) -> None:
     assert complete(folder, numbered) == [1] and len(all_of(folder)) == 2
 
 
-def test_one_shard_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shard is read when the one before it has been measured, so 50,000 clips need the memory of 64."""
-    complete(begin(tmp_path / "clips", IDENTITY, count=3, clips_per_shard=1), numbered)
-    log: list[str] = []
-    read = ClipFolder.read
-    monkeypatch.setattr(ClipFolder, "read", lambda self, shard: (log.append(f"read {shard}"), read(self, shard))[1])
-    for clips in ClipFolder(tmp_path / "clips", 3, 1).clips():
-        log.append(f"use {int(clips[0, 0, 0, 0, 0])}")
-    assert log == ["read 0", "use 0", "read 1", "use 1", "read 2", "use 2"]
-
-
 def tell(protocol: Protocol, real: Tensor, made: Tensor, *, parts: int = 2, detector: Means | None = None) -> Measured:
-    chunks = [list(clips.split(parts)) for clips in (real, made)]
-    return measure(protocol, detector or Means(), chunks[0], chunks[1], frame_detector=Means("frames"))
+    clips, frames = detector or Means(), Means("frames")
+    check_frames(protocol, clips)
+    sides: tuple[tuple[Side, Tensor], ...] = (("real", real), ("generated", made))
+    one, two = (
+        features_of(video.split(parts), side, protocol=protocol, detector=clips, frame_detector=frames)
+        for side, video in sides
+    )
+    return compare(protocol, one, two, detector=clips, frame_detector=frames)
 
 
 def some_clips(seed: int, count: int = 6) -> Tensor:
@@ -217,7 +215,6 @@ def test_measured_is_what_the_definition_says() -> None:
         found = tell(TINY_WORLD, real, made, parts=parts)
         assert found.distance == pytest.approx(frechet_distance(Moments.of(one), Moments.of(two), divisor="N"))
         assert found.kernel == pytest.approx(kernel_distance(one, two))
-        assert found.real is not None and torch.equal(found.real.double(), one)
     brighter = real.clone()
     brighter[:, 2] = brighter[:, 2] // 2 + 120
     assert [value > 1e-6 for value in tell(TINY_WORLD, real, brighter).by_frame] == [False, False, True, False]
@@ -278,9 +275,53 @@ def test_a_protocol_whole(tmp_path: Path, release: Release) -> None:
     assert done == [("generated", 4), ("generated", 6)]
     assert once().record() == first.record() and len(done) == 2
     assert first.by_frame[:2] == (0, 0) and min(first.by_frame[2:]) > 0
-    assert first.real is not None and torch.equal(first.real, Means().features(truth))
-    (features,) = tmp_path.glob("features-0-*")
+    (features,) = tmp_path.glob("features-real-*")
     assert json.loads((features / "features.json").read_text())["protocol"]["fingerprint"] == TINY_WORLD.fingerprint
+    assert torch.equal(load_file(features / "features.safetensors")["clips"], Means().features(truth))
+
+
+@dataclass(frozen=True)
+class Counting(Means):
+    """The same, noting what it is given."""
+
+    seen: list[int] = field(default_factory=list)
+
+    def features(self, video: Tensor) -> Tensor:
+        self.seen.append(len(video))
+        return super().features(video)
+
+
+def test_features_are_taken_once(tmp_path: Path, release: Release) -> None:
+    """Real clips are looked at once for all runs and generated ones once for each; compared again, no clip is looked
+    at and every number is the same. Another detector takes its own; a flipped bit of what was kept is noticed."""
+    detector = Counting()
+
+    def measured(turn: int, detector: Means) -> Measured:
+        run = ProtocolRun(release, TINY_WORLD, tmp_path, 32, FAST, turn=turn)
+        real = real_clips(run, None, Distributed())
+        folder = generate_clips(run, real, group=Distributed())
+        return measure_clips(run, real, folder, detector, frame_detector=Means("frames"))
+
+    first = [measured(turn, detector) for turn in range(2)]
+    assert sum(detector.seen) == 3 * 6 and first[0].distance != first[1].distance
+    assert [measured(turn, detector) for turn in range(2)] == first and sum(detector.seen) == 3 * 6
+    other = Counting(fingerprint="e" * 64)
+    measured(0, other)
+    assert sum(other.seen) == 2 * 6
+    for kept in tmp_path.glob("features-real-*/features.safetensors"):
+        data = bytearray(kept.read_bytes())
+        data[-1] ^= 1
+        kept.write_bytes(data)
+    with pytest.raises(CheckpointError, match="another SHA-256"):
+        measured(0, detector)
+
+
+def test_the_bias_says_what_it_is_of() -> None:
+    """Sets that share contexts are not independent, so beside their distance the bias is said not to be theirs; where
+    nothing is shared, nothing is said."""
+    assert bias_words(TINY_WORLD) == tell(TINY_WORLD, some_clips(0), some_clips(1)).bias_is
+    assert "independent sets of this size, 6 real and 6 generated" in bias_words(TINY_WORLD)
+    assert "continue real ones" in bias_words(TINY_WORLD) and "continue" not in bias_words(PROTOCOLS["latte"])
 
 
 def test_runs_share_no_seed(release: Release) -> None:
@@ -292,8 +333,7 @@ def test_runs_share_no_seed(release: Release) -> None:
 @pytest.fixture
 def own_measures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command with the detector of this file."""
-    monkeypatch.setattr(evaluate_protocol, "load_detector", lambda name: Means())
-    monkeypatch.setattr(evaluate_protocol, "load_frame_detector", lambda name: Means("frames"))
+    monkeypatch.setattr(evaluate_protocol, "choose", lambda name, device: Chosen(Means(), Means("frames")))
     yield
 
 
@@ -311,12 +351,15 @@ def test_the_command(tmp_path: Path, release: Release, capsys: pytest.CaptureFix
     assert record["protocol"]["name"] == "world (changed: 3 clips, 2 runs)"
     assert record["protocol"]["fingerprint"] == protocol.fingerprint
     assert all(line in shown for line in protocol.card()) and "over runs" in shown
+    assert shown.count("real clips through the detector\n") == 1 and shown.count("clips made\n") == 2
+    assert bias_words(protocol) in shown and record["runs"][0]["finite_sample_bias_is"] == bias_words(protocol)
+    assert record["detectors"]["clips"]["description"] in shown
     assert len(record["runs"]) == 2 and len(record["runs"][0]["by_frame"]["distance"]) == 21
     assert record["runs"][0]["distance"] != record["runs"][1]["distance"]
     kept = {path.name for path in (tmp_path / "scores.work").iterdir()}
     assert {"real.jsonl", "generated-0", "generated-3"} <= kept
     assert cli.main(words) == 0
-    assert "generated clips\n" not in capsys.readouterr().out
+    assert "clips made\n" not in (again_shown := capsys.readouterr().out) and "the detector\n" not in again_shown
     again = json.loads((tmp_path / "scores.json").read_text())
     assert again["runs"] == record["runs"]
 

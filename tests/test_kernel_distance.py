@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magi.evaluation.kernel import kernel_distance, kernel_distance_of_subsets
+from magi.evaluation.kernel import kernel_distance
 
 
 def drawn(count: int, dim: int, *, seed: int) -> Tensor:
@@ -77,20 +77,6 @@ def test_shuffled_labels_tell_a_difference_from_none() -> None:
     assert 2 < rank(same) < 97
 
 
-def test_subsets_have_mean_and_spread() -> None:
-    """Of all clips, a subset is the set: no spread, and the same distance. Of a part, the mean is near it, and the same
-    again with the same seed."""
-    x, y = drawn(50, 4, seed=7), drawn(40, 4, seed=8) + 1
-    whole = kernel_distance(x, y[:40])
-    full = kernel_distance_of_subsets(x[:40], y, size=40, subsets=3)
-    assert full.mean == pytest.approx(kernel_distance(x[:40], y), rel=1e-12) and full.std < 1e-12 * full.mean
-    part = kernel_distance_of_subsets(x, y, size=20, subsets=50)
-    assert (part.size, part.subsets) == (20, 50)
-    assert 0 < part.std < whole and abs(part.mean - whole) < part.std
-    assert part == kernel_distance_of_subsets(x, y, size=20, subsets=50)
-    assert part != kernel_distance_of_subsets(x, y, size=20, subsets=50, seed=1)
-
-
 def test_single_precision_features_are_summed_in_double() -> None:
     """The kernel of features of some hundreds is of 1e14: single precision would lose the distance in it."""
     x, y = drawn(30, 4, seed=9) * 0.1 + 300, drawn(30, 4, seed=10) * 0.1 + 300.5
@@ -99,7 +85,7 @@ def test_single_precision_features_are_summed_in_double() -> None:
 
 
 def test_what_has_no_distance_is_refused() -> None:
-    """Shapes, numbers and subsets that do not fit."""
+    """Shapes and numbers that do not fit."""
     for x, y in ((torch.ones(5), torch.ones(5)), (torch.ones(5, 3), torch.ones(5, 4))):
         with pytest.raises(ValueError, match=r"expected \(N, D\) and \(M, D\)"):
             kernel_distance(x, y)
@@ -107,8 +93,3 @@ def test_what_has_no_distance_is_refused() -> None:
         kernel_distance(torch.ones(1, 3), torch.ones(5, 3))
     with pytest.raises(ValueError, match="second set are not all finite"):
         kernel_distance(torch.ones(2, 3), torch.full((5, 3), torch.nan))
-    for size, subsets in ((1, 3), (6, 3), (5, 0)):
-        with pytest.raises(
-            ValueError, match=f"{subsets} subsets of {size} clips, expected at least 1 subset of 2 to 5"
-        ):
-            kernel_distance_of_subsets(torch.ones(5, 3), torch.ones(9, 3), size=size, subsets=subsets)

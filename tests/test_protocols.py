@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from magi.data.datasets.catalogue import SPLITS
+from magi.data.datasets.index import count_listing
 from magi.data.datasets.listing import Entry, Listing
 from magi.data.folder import FolderConfig, list_videos
 from magi.evaluation.manifest import Lengths, Manifest, draw, lengths_of, read, reuse_or_draw, write
@@ -32,7 +33,7 @@ from magi.evaluation.protocols import (
 )
 from magi.evaluation.real import resized, squared, video_clips, world_clips
 from magi.evaluation.world import world_test
-from tests.trees import ucf_tree
+from tests.trees import ucf_tree, video_bytes
 
 FACTS: dict[str, dict[str, Any]] = {
     # 4.2, column StyleGAN-V: N 2048/2048; FIRST 2048 dirs; all 13,320; 16 frames; interval 1/1; random real, 0 gen;
@@ -183,17 +184,24 @@ def test_changed_counts_rename_the_protocol() -> None:
     assert fewer.name == "latte (changed: 256 clips, 1 runs)" and fewer.fingerprint != LATTE.fingerprint
     assert (fewer.real_count, fewer.generated_count, fewer.runs) == (256, 256, 1)
     assert LATTE.changed() == LATTE.changed(clips=2048, runs=LATTE.runs) == LATTE
+    other = LATTE.changed(detector="videomae")
+    assert other.name == "latte (changed: detector videomae)" and other == replace(
+        LATTE, name=other.name, detector="videomae"
+    )
+    assert LATTE.changed(detector=LATTE.detector) == LATTE
     assert MAGVIT_K600.changed(clips=50_000).name == "magvit-k600 (changed: 50000 clips)"
-    with pytest.raises(ValueError, match="at least 2 clips, got 1"):
+    with pytest.raises(ValueError, match="protocol latte with 1 clips: state at least 2"):
         LATTE.changed(clips=1)
-    with pytest.raises(ValueError, match="at least 1 run, got 0"):
+    with pytest.raises(ValueError, match="protocol latte with 0 runs: state at least 1"):
         LATTE.changed(runs=0)
 
 
 def test_records_that_contradict_themselves_are_refused() -> None:
     with pytest.raises(ValueError, match="offset must be one of"):
         replace(LATTE, offset="middle")
-    with pytest.raises(ValueError, match="a unconditional has a context of 5"):
+    with pytest.raises(
+        ValueError, match="task is 'unconditional' and context is 5 frames; state at least 1 for 'prediction'"
+    ):
         replace(LATTE, context=5)
 
 
@@ -323,6 +331,23 @@ def test_lengths_come_from_the_index_where_it_counted() -> None:
     opened: list[str] = []
     lengths = lengths_of(listing([7, None]), lambda path: (opened.append(path.name), 9)[1])
     assert (lengths(0), lengths(1), opened) == (7, 9, ["v001.avi"])
+
+
+def test_an_index_changes_no_clip(tmp_path: Path) -> None:
+    """Of a video of 1,100 frames clips are taken from all of it, as its record says: the last of 64 tiles is
+    among them and can be read, and an index that has counted the frames moves none."""
+    for name, frames in (("long", 1100), ("short", 40)):
+        (tmp_path / f"{name}.mp4").write_bytes(video_bytes(frames, "mp4"))
+    protocol = replace(few(MAGI_K600, 64 + 2), dataset="folder", split="all")
+    bare = list_videos(FolderConfig(path=str(tmp_path), num_frames=17))
+    with_index, unreadable = count_listing(bare)
+    assert [entry.num_frames for entry in with_index.entries] == [1100, 40] and not unreadable
+    one, two = (video_clips(protocol, found, tmp_path / f"{i}.jsonl") for i, found in enumerate((bare, with_index)))
+    assert one.manifest == two.manifest and protocol.record()["extent"] == "whole video"
+    late = max(range(66), key=lambda number: one.manifest.clips[number].start)
+    assert one.manifest.clips[late].start == 63 * 17
+    red = one.clips(range(late, late + 1), size=24)[0, :, 0].double().mean(dim=(1, 2)).numpy()
+    assert np.abs(red - (63 * 17 + np.arange(17)) % 80 * 3).max() < 8
 
 
 def test_clips_of_a_manifest_are_read_from_videos(tmp_path: Path) -> None:

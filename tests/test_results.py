@@ -16,6 +16,14 @@ import pytest
 import torch
 
 from magi import cli
+from magi.cli.evaluate_protocol import Order, record_of
+from magi.distributed import Distributed
+from magi.evaluation.detectors.choosing import Chosen
+from magi.evaluation.detectors.world import WorldDetector, WorldNetwork, WorldNetworkConfig
+from magi.evaluation.distance import compare
+from magi.evaluation.features import Features
+from magi.evaluation.frechet import Moments
+from magi.evaluation.protocols import WORLD
 from magi.report import page as html
 from magi.report.figures import INKS
 from magi.report.films import animated_webp, write_film
@@ -23,6 +31,7 @@ from magi.report.plots import COLOURS, SERIES, drawing, looks, plot, tick
 from magi.report.results import POINTS, read_results
 from magi.report.studies import Curves, Film, Series, Study, Table, Verdict, read_study, write_study
 from magi.report.study_page import study_page
+from magi.sampling.config import SampleConfig
 from magi.training.log import MetricsLog
 
 # studies in files
@@ -318,6 +327,70 @@ def test_scores_without_value_leave_gaps(tmp_path: Path) -> None:
     assert kept.study.tables[0].rows[0][2] == "inf" and list(kept.study.curves[0].series[0].x) == [1.0]
     assert list(kept.study.tables[0].rows[1][1:]) == ["", "2.000", "2.000"]
     assert "2 values are not finite" in text_of(study_page([read_results(path)]))
+
+
+def distances(path: Path, *, runs: int, frames: bool = True) -> dict[str, Any]:
+    """A record as `magi evaluate --protocol world` writes it, of features that are drawn."""
+    protocol = replace(WORLD, real_count=16, generated_count=16, frames=6)
+    detector = WorldDetector(WorldNetwork(WorldNetworkConfig(width=1, dim=3, depth=1)), torch.eye(3))
+
+    def drawn(seed: int) -> Features:
+        values = torch.randn(7, 16, 3, generator=torch.Generator().manual_seed(seed))
+        return Features(values[0], tuple(map(Moments.of, values[1:])) if frames else ())
+
+    found = [compare(protocol, drawn(0), drawn(1 + run), detector=detector) for run in range(runs)]
+    order = Order(
+        "world64", path, "world", None, None, None, None, 8, path, None, SampleConfig(), "cpu",
+    )  # fmt: skip
+    chosen = Chosen(detector, None)
+    record = record_of(order, Distributed(), protocol, chosen=chosen, measured=found, seconds=1.0)
+    path.write_text(json.dumps(record))
+    return record
+
+
+def test_a_distance_is_reported(tmp_path: Path) -> None:
+    """What the command writes: a row for each run with its interval, bias, kernel distance and counts, the mean over
+    runs with Student's interval by hand (t of 2 degrees of freedom is 4.3027), the curve of each run, and the card."""
+    record = distances(tmp_path / "distance.json", runs=3)
+    (kept,) = read_results(tmp_path / "distance.json").studies
+    study, values = kept.study, np.array([run["distance"] for run in record["runs"]])
+    assert study.title == "world64 under protocol world" and study.verdict == "measured"
+    (table,) = study.tables
+    for row, run in zip(table.rows, record["runs"], strict=False):
+        assert row[1] == f"{run['distance']:.3f}" and row[2] == "{:.3f} to {:.3f}".format(*run["interval_95"])
+        assert row[3:] == [
+            f"{run['finite_sample_bias']:.3f}", f"{run['kernel_distance']:.4g}", "16", "16",
+        ]  # fmt: skip
+    half = 4.302653 * values.std(ddof=1) / 3**0.5
+    assert table.rows[3][:2] == ["mean over runs", f"{values.mean():.3f}"]
+    assert table.rows[3][2] == f"{values.mean() - half:.3f} to {values.mean() + half:.3f} over 3 runs"
+    (curves,) = study.curves
+    assert [list(line.y) for line in curves.series] == [run["by_frame"]["distance"] for run in record["runs"]]
+    assert list(curves.series[0].x) == [1, 2, 3, 4, 5, 6]
+    assert study.protocol["fingerprint"] == record["protocol"]["fingerprint"] and study.protocol["model"] == "world64"
+    assert any("independent sets of this size" in note for note in study.notes)
+    assert "mean over runs" in study_page([read_results(tmp_path)])
+    distances(tmp_path / "distance.json", runs=1, frames=False)
+    alone = read_results(tmp_path / "distance.json").studies[0].study
+    assert not alone.curves and len(alone.tables[0].rows) == 1 and "over clips, 95 %" in alone.answer
+    write_study(tmp_path / "kept.json", study)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("distance", None, r"runs\[0\].distance must be a finite number, got None"),
+        ("interval_95", [1], r"runs\[0\].interval_95 must be two finite numbers, got \[1\]"),
+        ("by_frame", [], r"runs\[0\].by_frame must be an object, got \[\]"),
+    ],
+)
+def test_a_distance_that_is_none_is_told(tmp_path: Path, field: str, value: object, told: str) -> None:
+    """The file and the field, and what is there."""
+    record = distances(tmp_path / "distance.json", runs=1)
+    record["runs"][0][field] = value
+    (tmp_path / "distance.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=f"distance.json: {told}"):
+        read_results(tmp_path / "distance.json")
 
 
 def test_a_training_run_is_reported(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class WithTokenizer(Common):
     """What verbs take that load a tokenizer."""
 
     trust_code: bool = False
-    """Let a tokenizer that is TorchScript or pickled run, with your rights: you know where it comes from."""
+    """Let weights that are TorchScript or pickled run, with your rights: you know where they come from."""
 
 
 CommonOptions: TypeAlias = Annotated[Common, tyro.conf.arg(name="")]

@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from magi import __version__
+from magi.checkpoint import write_whole
 from magi.cli.models import check_interval, in_force, picture_size
 from magi.cli.show import progress
 from magi.data.datasets.listing import Listing
 from magi.data.folder import FolderConfig, list_videos
 from magi.distributed import Device, Distributed, session
 from magi.evaluation.by_protocol import ProtocolRun, generate_clips, measure_clips, real_clips
-from magi.evaluation.detectors.protocol import Detector
-from magi.evaluation.distance import Measured, load_detector, load_frame_detector
-from magi.evaluation.protocols import Protocol, find_protocol
+from magi.evaluation.detectors.choosing import Chosen, choose
+from magi.evaluation.distance import Measured
+from magi.evaluation.protocols import DetectorName, Protocol, find_protocol
+from magi.evaluation.uncertainty import over_seeds
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import load
 
@@ -35,6 +40,7 @@ class Order:
     """Of the released model."""
     protocol: str
     data: str | None
+    detector: DetectorName | None
     clips: int | None
     runs: int | None
     batch: int
@@ -58,59 +64,72 @@ class Order:
 
 def evaluate_by_protocol(order: Order) -> int:
     """Generate what is missing, compare, print and write; the exit code."""
-    protocol = find_protocol(order.protocol).changed(clips=order.clips, runs=order.runs)
+    protocol = find_protocol(order.protocol).changed(clips=order.clips, runs=order.runs, detector=order.detector)
     work = order.place()
     listing = _listing(protocol, order.data)
-    detector, frame_detector = load_detector(protocol.detector), load_frame_detector(protocol.detector)
     start = time.perf_counter()
     with session(order.device) as group:
+        chosen = choose(protocol.detector, device=detector_device(group.device)) if group.is_first else None
         release = load(order.directory, device=group.device)
         check_interval(release, protocol.interval_id)
-        group.print_once("\n".join([*protocol.card(), in_force(release, order.sample)]))
+        told = chosen.lines() if chosen is not None else []
+        group.print_once("\n".join([*protocol.card(), *told, in_force(release, order.sample)]))
         measured: list[Measured] = []
         for turn in range(protocol.runs):
             run = ProtocolRun(release, protocol, work, picture_size(release), order.sample, order.batch, turn)
-            found = _run(run, listing, group, detector=detector, frame_detector=frame_detector)
+            found = _run(run, listing, group, chosen)
             measured += [] if found is None else [found]
-        if not group.is_first:
+        if chosen is None:
             return 0
         print(show(measured))
         if order.json is not None:
-            record = {
-                "magi": __version__,
-                "model": order.model,
-                "device": str(group.device),
-                "world_size": group.world_size,
-                "protocol": protocol.record(),
-                "sample": asdict(order.sample),
-                "seconds": round(time.perf_counter() - start, 2),
-                "runs": [one.record() for one in measured],
-            }
-            order.json.parent.mkdir(parents=True, exist_ok=True)
-            order.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            seconds = time.perf_counter() - start
+            record = record_of(order, group, protocol, chosen=chosen, measured=measured, seconds=seconds)
+            write_whole(order.json, json.dumps(record, indent=1) + "\n")
     return 0
 
 
-def _run(
-    run: ProtocolRun,
-    listing: Listing | None,
+def record_of(
+    order: Order,
     group: Distributed,
+    protocol: Protocol,
     *,
-    detector: Detector,
-    frame_detector: Detector | None,
-) -> Measured | None:
-    """One of the protocol's runs; None where another process measures."""
+    chosen: Chosen,
+    measured: Sequence[Measured],
+    seconds: float,
+) -> dict[str, Any]:
+    """What is kept of a measurement, which `magi report` reads."""
+    return {
+        "magi": __version__,
+        "model": order.model,
+        "device": str(group.device),
+        "world_size": group.world_size,
+        "protocol": protocol.record(),
+        "sample": asdict(order.sample),
+        "seconds": round(seconds, 2),
+        "detectors": chosen.record(),
+        "runs": [one.record() for one in measured],
+    }
+
+
+def detector_device(device: torch.device) -> str:
+    """Where a detector runs beside a model: with it, save on Apple's GPU, where none of them has been tried."""
+    return "cpu" if device.type == "mps" else str(device)
+
+
+def _run(run: ProtocolRun, listing: Listing | None, group: Distributed, chosen: Chosen | None) -> Measured | None:
+    """One of the protocol's runs; None where another process measures, which has the detectors."""
     totals = {"real": run.protocol.real_count, "generated": run.protocol.generated_count}
 
-    def note(what: str, clips: int) -> None:
+    def note(what: str, clips: int, done: str = "through the detector") -> None:
         if group.is_first:
-            progress(clips, totals[what], f"{what} clips")
+            progress(clips, totals[what], f"{what} clips {done}")
 
     real = real_clips(run, listing, group)
-    folder = generate_clips(run, real, group=group, note=note)
+    folder = generate_clips(run, real, group=group, note=lambda what, clips: note(what, clips, "made"))
     found = None
-    if group.is_first:
-        found = measure_clips(run, real, folder, detector, frame_detector=frame_detector)
+    if chosen is not None:
+        found = measure_clips(run, real, folder, chosen.detector, frame_detector=chosen.frame_detector, note=note)
     group.barrier()
     return found
 
@@ -128,27 +147,29 @@ def _listing(protocol: Protocol, data: str | None) -> Listing | None:
     if data in (None, "world"):
         raise ValueError(f"protocol {protocol.name} needs --data, the folder of {protocol.dataset}")
     assert data is not None
-    config = FolderConfig(path=data, dataset=protocol.dataset, split=_split(protocol), num_frames=protocol.clip_frames)
+    config = FolderConfig(
+        path=data, dataset=protocol.dataset, split=protocol.split, num_frames=protocol.clip_frames,
+    )  # fmt: skip
     return list_videos(config)
 
 
-def _split(protocol: Protocol) -> Any:
-    return protocol.split  # of the names that the data set has, as tests show of each
-
-
 def show(measured: list[Measured]) -> str:
-    """A line for each run, and their mean and spread if there are several."""
+    """A line for each run, what the bias is of, and the mean over runs with its interval if there are several."""
     lines = []
     for turn, one in enumerate(measured):
         low, high = one.interval
         lines.append(
             f"run {turn}: {one.name} {one.distance:.3f} [{low:.3f}, {high:.3f}], of {one.real_count:,} real and "
-            f"{one.generated_count:,} generated clips; such sets of one distribution have {one.bias:.3f} between them; "
-            f"kernel distance {one.kernel:.4g}"
+            f"{one.generated_count:,} generated clips; bias {one.bias:.3f}; kernel distance {one.kernel:.4g}"
         )
         if one.by_frame:
             lines.append(f"  {one.by_frame_name} by frame: {' '.join(f'{value:.2f}' for value in one.by_frame)}")
-    if len(measured) > 1:
-        values = [one.distance for one in measured]
-        lines.append(f"{measured[0].name} {statistics.mean(values):.3f} +- {statistics.stdev(values):.3f} over runs")
+    lines.append(measured[0].bias_is)
+    values = [one.distance for one in measured]
+    interval = over_seeds(values)
+    if interval is not None:
+        lines.append(
+            f"{measured[0].name} {statistics.mean(values):.3f} [{interval.low:.3f}, {interval.high:.3f}] over runs, "
+            f"Student's 95 %; {statistics.stdev(values):.3f} is their standard deviation"
+        )
     return "\n".join(lines)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
+from magi.checkpoint import write_whole
 from magi.cli.arguments import Common, CommonOptions, parse
 from magi.report.results import read_results
 from magi.report.study_page import study_page
@@ -43,13 +43,7 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(ReportArguments, words, usage="report")
     results = [read_results(path) for path in arguments.runs]
     page = study_page(results)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = arguments.out.with_name(f".{arguments.out.name}.{os.getpid()}")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(arguments.out)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(arguments.out, page)
     studies = sum(len(each.studies) for each in results)
     print(f"{arguments.out}: {studies} {'study' if studies == 1 else 'studies'}, {len(page) / 1e6:.1f} MB")
     return 0

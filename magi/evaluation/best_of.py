@@ -51,7 +51,10 @@ def single_and_best(values: Tensor, *, better: Better) -> SingleAndBest:
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(f"values are {tuple(values.shape)}; expected (samples, clips, frames), none of them 0")
     if values.isnan().any():
-        raise ValueError(f"{int(values.isnan().sum())} of {values.numel()} values are NaN, so no best can be chosen")
+        raise ValueError(
+            f"{int(values.isnan().sum())} of {values.numel()} values are NaN, so no best can be chosen; "
+            "give a measure that is a number for every frame"
+        )
     values = values.double()
     by_clip = values.mean(2)  # (K, B)
     chosen = by_clip.argmax(0) if better == "higher" else by_clip.argmin(0)

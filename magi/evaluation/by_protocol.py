@@ -2,31 +2,32 @@
 
     WORK/real.jsonl              the manifest of real clips
     WORK/generated-SEED/         the generated clips, shard by shard
-    WORK/features-SEED-HASH/     features of both sides
+    WORK/features-real-HASH/     features of the real clips, the same in all runs
+    WORK/features-SEED-HASH/     features of the generated clips
 
-Every part is kept, so that a run that is stopped goes on, and one that is done is measured again in no time. Under
-torchrun all processes generate, each its shards, and the first one measures.
+Every part is kept, so that a run that is stopped goes on, and one that is done is compared again without a look at a
+clip. Under torchrun all processes generate, each its shards, and the first one measures.
 
 Shapes: B clips, T frames, S side in pixels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from magi import checkpoint
 from magi.data.datasets.listing import Listing
 from magi.distributed import Distributed
 from magi.evaluation import generated
 from magi.evaluation.detectors.protocol import Detector
-from magi.evaluation.distance import Measured, measure
+from magi.evaluation.distance import Measured, check_frames, compare
+from magi.evaluation.features import features_of, read_or_take
 from magi.evaluation.protocols import Protocol
 from magi.evaluation.real import RealClips, batches, resized, video_clips, world_clips
 from magi.sampling.config import SampleConfig
@@ -69,7 +70,9 @@ def real_clips(run: ProtocolRun, listing: Listing | None, group: Distributed) ->
     """
     protocol, file = run.protocol, run.work / "real.jsonl"
     if (protocol.dataset == "world") != (listing is None):
-        raise ValueError(f"protocol {protocol.name} is of {protocol.dataset} videos; give --data accordingly")
+        given = "no listing of videos" if listing is None else f"the videos of {listing.root}"
+        wanted = "none, for it makes its clips itself" if protocol.dataset == "world" else "a listing of its videos"
+        raise ValueError(f"protocol {protocol.name} is of {protocol.dataset}, got {given}; give {wanted}")
     for turn in range(2):  # the first process draws, the others read
         if turn == (not group.is_first):
             found = world_clips(protocol, file) if listing is None else video_clips(protocol, listing, file)
@@ -140,22 +143,30 @@ def measure_clips(
     frame_detector: Detector | None = None,
     note: Note = lambda what, clips: None,
 ) -> Measured:
-    """Compare, and keep the features of both sides beside the clips."""
-    found = measure(
-        run.protocol, detector, shown_real(run, real), shown_generated(run, real, folder),
-        frame_detector=frame_detector, note=note,
-    )  # fmt: skip
-    assert found.real is not None and found.generated is not None
-    told = {
+    """Compare, with features that an earlier run kept where they are of the same clips and detectors.
+
+    Raises:
+        ValueError: a detector for clips of another length.
+        CheckpointError: clips or features that were kept are damaged.
+    """
+    protocol = run.protocol
+    check_frames(protocol, detector)
+    common = {
+        "protocol": protocol.record(),
         "detector": detector.name,
         "detector_fingerprint": detector.fingerprint,
-        "protocol": run.protocol.record(),
-        "real": real.manifest.fingerprint,
-        "generated": json.loads((folder.root / generated.IDENTITY / "identity.json").read_text(encoding="utf-8")),
+        "frame_detector_fingerprint": "" if frame_detector is None else frame_detector.fingerprint,
+        "device": run.release.model.head_position.device.type,  # devices round otherwise
+        "size": run.shown_size,
+        "contexts": real.manifest.fingerprint,
     }
-    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    place = run.work / f"features-{run.first_seed}-{key}"
-    if not place.is_dir():
-        tensors = {"real": found.real.contiguous(), "generated": found.generated.contiguous()}
-        checkpoint.save(place, {"features": tensors}, {"features.json": told})
-    return found
+    identity: dict[str, Any] = json.loads((folder.root / generated.IDENTITY / "identity.json").read_text("utf-8"))
+    ones = read_or_take(run.work, "real", {"side": "real", **common}, lambda: features_of(
+        shown_real(run, real), "real", protocol=protocol, detector=detector, frame_detector=frame_detector, note=note,
+    ))  # fmt: skip
+    told = {"side": "generated", **common, "generated": identity}
+    others = read_or_take(run.work, str(run.first_seed), told, lambda: features_of(
+        shown_generated(run, real, folder), "generated", protocol=protocol, detector=detector,
+        frame_detector=frame_detector, note=note,
+    ))  # fmt: skip
+    return compare(protocol, ones, others, detector=detector, frame_detector=frame_detector)

@@ -85,11 +85,6 @@ class CountErrors:
     missing: Tensor  # (B, T) int64, bodies of the scene that are not there
     extra: Tensor  # (B, T) int64, second bodies of a colour and bodies of colours that the scene lacks
 
-    @property
-    def signed(self) -> Tensor:
-        """Bodies shown less bodies expected, (B, T): negative where bodies vanish, positive where they multiply."""
-        return self.extra - self.missing
-
 
 def count_errors(tracks: Tracks) -> CountErrors:
     """Return by how many bodies each frame is wrong, in both directions."""
@@ -141,4 +136,7 @@ def _mean_over_bodies(values: Tensor, *, where: Tensor) -> Tensor:
 
 def _check(tracks: Tracks, truth: Tensor) -> None:
     if truth.shape != tracks.position.shape:
-        raise ValueError(f"truth has shape {tuple(truth.shape)}, the tracks {tuple(tracks.position.shape)}")
+        raise ValueError(
+            f"truth has shape {tuple(truth.shape)}, the tracks {tuple(tracks.position.shape)}; expected the same: cut "
+            "the truth to the clips and frames that were tracked"
+        )

@@ -10,17 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
-import torch.distributed as group
 from torch import Tensor
 
-from magi.distributed import Distributed
+from magi.evaluation.protocols import Divisor
 from magi.seeds import generator
-
-Divisor = Literal["N", "N-1"]
-"""What the scatter is divided by: N in StyleGAN-V's and Latte's code, N-1 in numpy's ``cov`` and so in FAR's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,26 +118,6 @@ class Moments:
 
 
 _DIVISORS = {"N": lambda count: count, "N-1": lambda count: count - 1}
-
-
-def gather(moments: Moments, here: Distributed) -> Moments:
-    """Return the moments of the clips of all processes, the same to the last bit in each of them.
-
-    Every process has to call this, with the same D; one without clips brings ``Moments.of(torch.empty(0, D))``.
-    """
-    if here.world_size == 1:
-        return moments
-    count = torch.tensor([moments.count], dtype=torch.float64)  # exact below 2^53
-    packed = torch.cat([count, moments.mean, moments.scatter.flatten()]).to(here.device)
-    parts = [torch.empty_like(packed) for _ in range(here.world_size)]
-    group.all_gather(parts, packed)
-    merged, dim = None, moments.dim
-    for part in parts:  # in the order of ranks: sums depend on their order
-        values = part.cpu()
-        theirs = Moments(int(values[0]), values[1 : 1 + dim], values[1 + dim :].view(dim, dim))
-        merged = theirs if merged is None else merged.merge(theirs)
-    assert merged is not None, "a run has at least one process"
-    return merged
 
 
 def frechet_distance(a: Moments, b: Moments, *, divisor: Divisor, allow_different_counts: bool = False) -> float:

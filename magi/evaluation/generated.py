@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,15 +90,6 @@ class ClipFolder:
         if video.dtype != torch.uint8 or len(video) != len(self.numbers(shard)):
             raise CheckpointError(f"{self.path(shard)} holds {video.dtype} {tuple(video.shape)}; delete it")
         return video
-
-    def clips(self) -> Iterator[Tensor]:
-        """All clips in order, shard by shard: no more than one is in memory.
-
-        Raises:
-            CheckpointError: one is missing or damaged.
-        """
-        for shard in self.shards:
-            yield self.read(shard)
 
 
 def begin(root: Path, identity: Mapping[str, Any], *, count: int, clips_per_shard: int = CLIPS_PER_SHARD) -> ClipFolder:

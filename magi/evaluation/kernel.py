@@ -9,23 +9,8 @@ Shapes: N and M clips, D features.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-
-from magi.seeds import generator
-
-
-@dataclass(frozen=True)
-class Subsets:
-    """The distance in random subsets, as KID is usually reported."""
-
-    mean: float
-    std: float
-    """Between subsets (divisor: their number). No error of the mean: more subsets do not make it smaller."""
-    subsets: int
-    size: int
 
 
 def kernel_distance(x: Tensor, y: Tensor, *, block: int = 1024) -> float:
@@ -49,34 +34,6 @@ def kernel_distance(x: Tensor, y: Tensor, *, block: int = 1024) -> float:
     within_y = _kernel_sum(y, y, block=block) - float(_kernel_of_itself(y).sum())
     between = _kernel_sum(x, y, block=block)
     return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
-
-
-def kernel_distance_of_subsets(x: Tensor, y: Tensor, *, size: int = 1000, subsets: int = 100, seed: int = 0) -> Subsets:
-    """Return mean and spread of `kernel_distance` over random subsets of both sets, drawn without replacement.
-
-    Args:
-        x: (N, D) features.
-        y: (M, D) features.
-        size: clips per subset, of either set; at most N and M.
-        subsets: how many pairs of subsets.
-        seed: of the drawing.
-
-    Raises:
-        ValueError: as `kernel_distance`, or subsets that are larger than a set.
-    """
-    _check(x, y)
-    if not 2 <= size <= min(len(x), len(y)) or subsets < 1:
-        raise ValueError(
-            f"{subsets} subsets of {size} clips, expected at least 1 subset of 2 to {min(len(x), len(y))} clips: the "
-            f"sets have {len(x)} and {len(y)}"
-        )
-    values = []
-    for subset in range(subsets):
-        numbers = generator(seed, "kernel distance subsets", subset)
-        chosen_x, chosen_y = (torch.from_numpy(numbers.permutation(len(z))[:size]) for z in (x, y))
-        values.append(kernel_distance(x[chosen_x], y[chosen_y]))
-    mean = math.fsum(values) / subsets
-    return Subsets(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / subsets), subsets, size)
 
 
 def _kernel_sum(x: Tensor, y: Tensor, *, block: int) -> float:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from magi.checkpoint import write_whole
 from magi.data.datasets.listing import Listing
 from magi.evaluation.protocols import ANY, Protocol
 from magi.seeds import generator
@@ -148,17 +147,8 @@ def _body(manifest: Manifest) -> bytes:
 
 def write(manifest: Manifest, file: Path) -> None:
     """Write the file whole: its name never stands for half of it."""
-    body = _body(manifest)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial_file = file.with_name(f".tmp-{file.name}-{uuid.uuid4().hex[:12]}")
-    try:
-        with partial_file.open("wb") as writing:
-            writing.write(body + json.dumps({"sha256": hashlib.sha256(body).hexdigest()}).encode() + b"\n")
-            writing.flush()
-            os.fsync(writing.fileno())
-        os.replace(partial_file, file)
-    finally:
-        partial_file.unlink(missing_ok=True)
+    last = json.dumps({"sha256": manifest.fingerprint})
+    write_whole(file, f"{_body(manifest).decode()}{last}\n")
 
 
 def read(file: Path) -> Manifest:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 
 from magi.choices import check_choices
+from magi.data.datasets.catalogue import Split
 
 ProtocolName = Literal["latte", "stylegan-v", "omnitokenizer", "magvit-k600", "magi-ucf", "magi-k600", "world"]
 Task = Literal["unconditional", "prediction"]
@@ -24,11 +25,14 @@ Offset = Literal["random", "first", "centre", "tiles"]
 """Where in a video a clip begins: anywhere it fits; at its first frame; so that it lies in the middle; or the video is
 cut into clips that do not overlap, and each is one."""
 ShortRule = Literal["drop", "refuse"]
+Extent = Literal["whole video"]
 Crop = Literal["centre", "squash", "none"]
 Filter = Literal["lanczos", "bicubic", "bilinear", "none"]
 Quantisation = Literal["tensor", "png", "jpeg75"]
-DetectorName = Literal["i3d-torchscript", "i3d-tfhub", "i3d-videogpt", "world"]
+DetectorName = Literal["i3d-torchscript", "i3d-tfhub", "i3d-videogpt", "videomae", "world"]
+"""Of which "videomae" is no published protocol's; `Protocol.changed` takes it."""
 Divisor = Literal["N", "N-1"]
+"""What the scatter is divided by: N in StyleGAN-V's and Latte's code, N-1 in numpy's ``cov`` and so in FAR's."""
 
 ANY = 0  # of `real_per_video`: as many as there are
 
@@ -40,7 +44,7 @@ class Protocol:
     name: str
     task: Task
     dataset: DatasetKind
-    split: str
+    split: Split
     """Of the data set, by the name that magi gives it."""
     pool: str
     """Which videos there are to draw from, in words."""
@@ -65,6 +69,8 @@ class Protocol:
     fewest_frames: int
     """A video with fewer is short."""
     short_videos: ShortRule
+    extent: Extent
+    """How much of a video clips are taken from: all of it, however long, whether an index has counted it or not."""
     crop: Crop
     """Of pictures that are not square: the middle is cut out before resizing, or they are squashed; "none" if all are
     square."""
@@ -98,9 +104,12 @@ class Protocol:
         check_choices(self)
         for name in ("real_count", "generated_count", "frames", "real_interval", "generated_stride", "interval_id"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{self.name}: {name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"protocol {self.name}: {name} is {getattr(self, name)}; state at least 1")
         if (self.task == "prediction") != (self.context > 0):
-            raise ValueError(f"{self.name}: a {self.task} has a context of {self.context} frames")
+            raise ValueError(
+                f"protocol {self.name}: task is {self.task!r} and context is {self.context} frames; state at least 1 "
+                "for 'prediction' and 0 for 'unconditional'"
+            )
 
     @property
     def clip_frames(self) -> int:
@@ -139,25 +148,29 @@ class Protocol:
                 lines.append(f"  {label}: {value}")
         return lines
 
-    def changed(self, *, clips: int | None = None, runs: int | None = None) -> Protocol:
-        """The protocol with other counts, under another name: its numbers are not comparable with the protocol's own.
+    def changed(
+        self, *, clips: int | None = None, runs: int | None = None, detector: DetectorName | None = None
+    ) -> Protocol:
+        """The protocol changed, under another name: its numbers are not comparable with the protocol's own.
 
         Args:
             clips: on each side; None leaves both.
             runs: repetitions; None leaves them.
+            detector: of clips; None leaves it.
 
         Raises:
             ValueError: fewer than 2 clips, which have no covariance, or no run.
         """
         if clips is not None and clips < 2:
-            raise ValueError(f"a distance needs at least 2 clips, got {clips}")
+            raise ValueError(f"protocol {self.name} with {clips} clips: state at least 2, for a covariance")
         if runs is not None and runs < 1:
-            raise ValueError(f"a protocol needs at least 1 run, got {runs}")
-        real, made = (self.real_count, self.generated_count) if clips is None else (clips, clips)
-        new = replace(self, real_count=real, generated_count=made, runs=self.runs if runs is None else runs)
-        told = [f"{clips} clips"] if (real, made) != (self.real_count, self.generated_count) else []
-        told += [f"{runs} runs"] if new.runs != self.runs else []
-        return replace(new, name=f"{self.name} (changed: {', '.join(told)})") if told else self
+            raise ValueError(f"protocol {self.name} with {runs} runs: state at least 1")
+        given: dict[str, Any] = {"real_count": clips, "generated_count": clips, "runs": runs, "detector": detector}
+        new = {name: value for name, value in given.items() if value not in (None, getattr(self, name))}
+        told = [f"{clips} clips"] if new.keys() & {"real_count", "generated_count"} else []
+        told += [f"{runs} runs"] if "runs" in new else []
+        told += [f"detector {detector}"] if "detector" in new else []
+        return replace(self, **new, name=f"{self.name} (changed: {', '.join(told)})") if told else self
 
 
 _TENSOR = "clips go to the detector as uint8 tensors, never through JPEG or video files"
@@ -181,6 +194,7 @@ LATTE = Protocol(
     offset="random",
     fewest_frames=48,
     short_videos="drop",
+    extent="whole video",
     crop="centre",
     resize="lanczos",
     pre_resize=None,
@@ -210,7 +224,6 @@ STYLEGAN_V = replace(
     real_interval=1,
     interval_id=1,
     fewest_frames=16,
-    crop="centre",
     resize="bicubic",
     published_quantisation="frames as the loader reads them",
     unstated=("crop and resize filter of the loader's frames: unstated; we take the centre and bicubic",),
@@ -222,7 +235,6 @@ OMNITOKENIZER = replace(
     LATTE,
     name="omnitokenizer",
     pool="the folder that is given; unstated; we take all 13,320 videos of UCF-101",
-    real_set="2,048 clips, one of each video drawn",
     frames=17,
     real_interval=1,
     interval_id=1,
@@ -281,6 +293,7 @@ MAGVIT_K600 = Protocol(
     offset="random",
     fewest_frames=16,
     short_videos="drop",
+    extent="whole video",
     crop="centre",
     resize="bilinear",
     pre_resize=64,
@@ -352,6 +365,7 @@ WORLD = Protocol(
     offset="first",
     fewest_frames=21,
     short_videos="refuse",
+    extent="whole video",
     crop="none",
     resize="none",
     pre_resize=None,
@@ -373,7 +387,6 @@ WORLD = Protocol(
 PROTOCOLS: Final[dict[str, Protocol]] = {
     protocol.name: protocol for protocol in (LATTE, STYLEGAN_V, OMNITOKENIZER, MAGVIT_K600, MAGI_UCF, MAGI_K600, WORLD)
 }
-"""By name."""
 
 
 def find_protocol(name: str) -> Protocol:

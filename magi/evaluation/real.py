@@ -23,8 +23,6 @@ from magi.evaluation.protocols import Crop, Filter, Protocol
 from magi.evaluation.world import EVALUATION_WORLD, at_size, world_test
 from magi.video import BadVideo, Frames, IsolatedReader, ReadableVideo, clip_indices, resize, ticks
 
-MAX_FRAMES = 1000  # of a video that are looked at; no clip of a protocol needs as many
-
 
 class RealClips(Interface):
     """Clips by number."""
@@ -100,7 +98,7 @@ def video_clips(protocol: Protocol, listing: Listing, file: Path) -> VideoClips:
     reader = IsolatedReader()
 
     def opened(path: Path) -> ReadableVideo:
-        return reader.open(path, max_frames=MAX_FRAMES)
+        return reader.open(path)  # to its end, as an index counts it: the protocol says "whole video"
 
     def length(path: Path) -> int | None:
         try:

@@ -64,17 +64,6 @@ def true_speeds(
     return Speeds(torch.where(free, _length(velocity[:, 1:], gravity=gravity), 0), free)
 
 
-def speed_ratio(seen: Speeds, true: Speeds) -> float:
-    """How many single steps of the world one frame of the video takes: k if interval k is k times faster.
-
-    Compares each body with itself, in the steps that are free flight in the video and in the truth, so it does not
-    matter which bodies these are. It is for as long as the video follows the truth; `windows.py` is for later.
-    NaN where there is no such step.
-    """
-    both = seen.free & true.free
-    return float(seen.speed[both].sum() / true.speed[both].sum())
-
-
 def _around(turned: Tensor) -> Tensor:
     """Steps (B, T - 1, K) with a reversal within, or in the step before or after: (B, T, K) bool at the ending frame.
 

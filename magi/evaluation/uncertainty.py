@@ -10,7 +10,7 @@ Shapes: B clips, F frames, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from magi.evaluation.frechet import Divisor, Moments, frechet_distance
+from magi.evaluation.frechet import Moments, frechet_distance
+from magi.evaluation.protocols import Divisor
 from magi.seeds import generator
 
 Floats = NDArray[np.float64]
@@ -108,19 +109,6 @@ def resampled(count: int, *, resamples: int, seed: int, purpose: str = "bootstra
         raise ValueError(f"{resamples} resamples of {count} clips, expected at least 1 of each")
     for resample in range(resamples):
         yield generator(seed, purpose, count, resample).integers(count, size=count)
-
-
-def bootstrap(statistic: Callable[[Indices], float], count: int, *, resamples: int = 1000, seed: int = 0) -> Bootstrap:
-    """Resample any statistic.
-
-    Args:
-        statistic: of the clips with these indices (B,), which may come more than once.
-        count: B, clips.
-        resamples: R.
-        seed: of the resampling.
-    """
-    draws = [statistic(indices) for indices in resampled(count, resamples=resamples, seed=seed)]
-    return Bootstrap(statistic(np.arange(count)), np.array(draws, dtype=np.float64), (seed, count, "alone"))
 
 
 def bootstrap_mean(values: Tensor | Floats | Sequence[float], *, resamples: int = 1000, seed: int = 0) -> Bootstrap:
@@ -216,35 +204,6 @@ def over_seeds(values: Sequence[float], *, level: float = 0.95) -> Interval | No
     error = float(scores.std(ddof=1)) / math.sqrt(len(scores))
     half = student_quantile((1 + level) / 2, len(scores) - 1) * error
     return Interval(float(scores.mean()) - half, float(scores.mean()) + half, level)
-
-
-@dataclass(frozen=True)
-class PairedT:
-    """Two models by seed: run i of both shares its seed."""
-
-    mean: float  # of first - second
-    interval: Interval | None  # None for one pair
-    p: float | None
-    """How likely a mean as far from 0 would be, were there no difference; None for one pair."""
-
-
-def paired_t(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> PairedT:
-    """Return Student's paired test of ``first - second`` over seeds.
-
-    Raises:
-        ValueError: not as many runs of one as of the other, or what `over_seeds` refuses.
-    """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} runs cannot be paired; give both for the same seeds")
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    interval = over_seeds(differences, level=level)
-    mean = float(np.mean(differences))
-    if interval is None:
-        return PairedT(mean, None, None)
-    error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    if error == 0:
-        return PairedT(mean, interval, 1.0 if mean == 0 else 0.0)
-    return PairedT(mean, interval, max(0.0, 2 * (1 - student_cdf(abs(mean) / error, len(differences) - 1))))
 
 
 def student_cdf(t: float, freedom: int) -> float:

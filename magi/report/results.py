@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magi.evaluation.world import HORIZONS
+from magi.report.distances import distance_study, is_distances
 from magi.report.studies import Curves, Series, Study, Table, decode_study, is_study, read_json
 
 METRICS = "metrics.jsonl"
@@ -89,6 +90,8 @@ def study_of(record: object, path: Path) -> Study | None:
         return decode_study(record, path)
     if isinstance(record, Mapping) and {"magi", "model", "data", "scores"} <= record.keys():
         return evaluation_study(record, path)
+    if isinstance(record, Mapping) and is_distances(record):
+        return distance_study(record, path)
     return None
 
 
@@ -101,12 +104,11 @@ def evaluation_study(record: Mapping[str, Any], path: Path) -> Study:
     Raises:
         ValueError: naming the file and the score that is no list of numbers as long as the others.
     """
-    scores = _checked_scores(record["scores"], path)
+    scores = _checked_scores(record["scores"], "scores", path)
     frames = len(next(iter(scores.values())))
     shown = [frame for frame in HORIZONS if frame < frames] + [frames]
     rows = [
-        [name, *(_told(values[frame - 1]) for frame in shown), _told(_mean(values))]
-        for name, values in scores.items()
+        [name, *(_told(values[frame - 1]) for frame in shown), _told(_mean(values))] for name, values in scores.items()
     ]
     interval = f", interval {record['interval']}" if "interval" in record else ""
     lost = sum(not math.isfinite(value) for values in scores.values() for value in values)
@@ -118,24 +120,42 @@ def evaluation_study(record: Mapping[str, Any], path: Path) -> Study:
         claim="",
         verdict="measured",
         answer=_ends(scores, frames),
-        protocol={name: value for name, value in record.items() if name != "scores"},
-        tables=[Table("By generated frame", ["", *(f"+{frame}" for frame in shown), "mean"], rows)],
+        protocol={name: value for name, value in record.items() if name not in ("scores", "windows")},
+        tables=[
+            Table("By generated frame", ["", *(f"+{frame}" for frame in shown), "mean"], rows),
+            *_of_windows(record, path),
+        ],
         curves=_by_metric(scores),
         notes=notes,
         machine=str(record.get("device", "")),
     )
 
 
-def _checked_scores(scores: object, path: Path) -> dict[str, list[float]]:
+def _of_windows(record: Mapping[str, Any], path: Path) -> list[Table]:
+    """The scores of a long video's windows, if any were graded."""
+    if "windows" not in record:
+        return []
+    windows = record["windows"]
+    size = windows.get("frames") if isinstance(windows, Mapping) else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{path}: windows must be an object with frames, a whole number above 0, got {windows!r:.40}")
+    scores = _checked_scores(windows.get("scores"), "windows.scores", path)
+    count = len(next(iter(scores.values())))
+    columns = ["", *(f"+{size * window + 1} to +{size * (window + 1)}" for window in range(count))]
+    rows = [[name, *map(_told, values)] for name, values in scores.items()]
+    return [Table(f"In windows of {size} generated frames", columns, rows)]
+
+
+def _checked_scores(scores: object, where: str, path: Path) -> dict[str, list[float]]:
     if not isinstance(scores, Mapping) or not scores:
-        raise ValueError(f"{path}: scores must be an object with lists by name")
+        raise ValueError(f"{path}: {where} must be an object with lists by name, got {scores!r:.40}")
     length = None
     for name, values in scores.items():
         if not isinstance(values, list) or not values or not all(v is None or _is_number(v) for v in values):
-            raise ValueError(f"{path}: scores[{name!r}] must be a list of numbers, null where there is none")
+            raise ValueError(f"{path}: {where}[{name!r}] must be a list of numbers, null where there is none")
         length = length or len(values)
         if len(values) != length:
-            raise ValueError(f"{path}: scores[{name!r}] has {len(values)} numbers, and the first has {length}")
+            raise ValueError(f"{path}: {where}[{name!r}] has {len(values)} numbers, and the first has {length}")
     return {name: [math.nan if value is None else value for value in values] for name, values in scores.items()}
 
 
@@ -154,7 +174,7 @@ def _ends(scores: Mapping[str, Sequence[float]], frames: int) -> str:
     parts = []
     for name, values in scores.items():
         metric, _, who = name.partition(", ")
-        if who == "model":
+        if who in ("model", "model, single sample"):
             still = scores.get(f"{metric}, copy last")
             beside = f" (last frame held still: {still[0]:.3g}, {still[-1]:.3g})" if still else ""
             parts.append(f"{metric} {values[0]:.3g} at frame +1, {values[-1]:.3g} at frame +{frames}{beside}")

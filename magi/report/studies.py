@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from magi.checkpoint import write_whole
 
 KIND, VERSION = "magi study", 1  # what a results file says that it is
 
@@ -44,7 +45,7 @@ class Series:
     y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
-    """The band of 95 %, if there is one."""
+    """A band, if there is one; the caption of the plot tells what it is: an interval over clips, a range over seeds."""
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None):
@@ -113,13 +114,7 @@ def write_study(path: Path, study: Study) -> None:
     """
     record = {"kind": KIND, "version": VERSION, **asdict(study)}
     decode_study(record, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def read_study(path: Path) -> Study:

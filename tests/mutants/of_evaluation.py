@@ -10,6 +10,7 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from magi.evaluation import frechet, generated, tracking
+from magi.evaluation.protocols import Divisor
 from magi.reproduce import runs
 from tests import test_leaks
 from tests.mutants.mutant import Mutant
@@ -35,7 +36,7 @@ def halves_digits(patch: MonkeyPatch) -> None:
     """The usual repair of a covariance without full rank: something is added to its diagonal."""
     right = frechet.Moments.covariance
 
-    def wrong(self: frechet.Moments, divisor: frechet.Divisor) -> Tensor:
+    def wrong(self: frechet.Moments, divisor: Divisor) -> Tensor:
         return right(self, divisor) + 1e-3 * torch.eye(self.dim, dtype=torch.float64)
 
     patch.setattr(frechet.Moments, "covariance", wrong)

@@ -133,7 +133,7 @@ class WorldDetector:
             ValueError: not uint8, not three channels, or fewer than 4 frames.
         """
         _check(video, fewest=FEWEST_FRAMES)
-        return _in_chunks(video, self._pooled)
+        return _in_chunks(video, self._pooled, self.axes.device)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         return self.network.pooled_moving(pixels) @ self.axes
@@ -161,28 +161,36 @@ class WorldFrameDetector:
             ValueError: not uint8, not three channels, or no frames.
         """
         _check(video, fewest=1)
-        return _in_chunks(video, self._pooled)
+        return _in_chunks(video, self._pooled, self.axes.device)
 
     def _pooled(self, pixels: Tensor) -> Tensor:
         return self.network.pooled_still(pixels) @ self.axes
 
 
-def load(directory: str | Path = NAME) -> WorldDetector:
+def load(directory: str | Path = NAME, *, device: str = "cpu") -> WorldDetector:
     """The shipped detector of clips, or the one in a folder.
 
+    Args:
+        directory: the folder.
+        device: where the network runs; features are on the CPU.
+
     Raises:
         CheckpointError: the folder is damaged or holds something else.
     """
-    return WorldDetector(*_load(directory, WorldDetector.name))
+    return WorldDetector(*_load(directory, WorldDetector.name, device=device))
 
 
-def load_frames(directory: str | Path = NAME) -> WorldFrameDetector:
+def load_frames(directory: str | Path = NAME, *, device: str = "cpu") -> WorldFrameDetector:
     """The shipped detector of single frames, or the one in a folder.
 
+    Args:
+        directory: the folder.
+        device: where the network runs; features are on the CPU.
+
     Raises:
         CheckpointError: the folder is damaged or holds something else.
     """
-    return WorldFrameDetector(*_load(directory, WorldFrameDetector.name))
+    return WorldFrameDetector(*_load(directory, WorldFrameDetector.name, device=device))
 
 
 def save(
@@ -223,7 +231,7 @@ def principal_axes(features: Tensor) -> Tensor:
     return (directions / (evened * mean.sqrt())).float().contiguous()
 
 
-def _load(directory: str | Path, name: str) -> tuple[WorldNetwork, Tensor]:
+def _load(directory: str | Path, name: str, *, device: str) -> tuple[WorldNetwork, Tensor]:
     """The network in a folder, every byte of it verified, and the axes of one of its detectors."""
     folder = SHELF / NAME if str(directory) == NAME else Path(directory)
     checkpoint.verify(folder)
@@ -236,7 +244,7 @@ def _load(directory: str | Path, name: str) -> tuple[WorldNetwork, Tensor]:
     network.load_state_dict(checkpoint.load_tensors(folder, WEIGHTS, network.state_dict()))
     square = torch.empty(network.config.dim, network.config.dim)
     expected = {WorldDetector.name: square, WorldFrameDetector.name: square}
-    return network, checkpoint.load_tensors(folder, AXES, expected)[name]
+    return network.to(device), checkpoint.load_tensors(folder, AXES, expected)[name].to(device)
 
 
 def fingerprint(network: WorldNetwork, axes: Tensor, name: str) -> str:
@@ -268,6 +276,6 @@ def _check(video: Tensor, *, fewest: int) -> None:
 
 
 @torch.no_grad()
-def _in_chunks(video: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    chunks = [compute(prepare(chunk)).float().cpu() for chunk in video.split(CLIPS_PER_CHUNK)]
+def _in_chunks(video: Tensor, compute: Callable[[Tensor], Tensor], device: torch.device | None = None) -> Tensor:
+    chunks = [compute(prepare(chunk.to(device))).float().cpu() for chunk in video.split(CLIPS_PER_CHUNK)]
     return torch.cat(chunks)
