@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from magi.cli import main
+from magi.data.clips import Clips
 from magi.distributed import Distributed
 from magi.evaluation.uncertainty import Interval
+from magi.experiments.video import posterior_of
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.report.studies import read_study
@@ -20,7 +22,7 @@ from magi.reproduce.answers import judge
 from magi.reproduce.plan import CLAIMED
 from magi.reproduce.reproduce import flops_ratio
 from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline, training
-from magi.reproduce.scale import CPU, SCALES, SMOKE
+from magi.reproduce.scale import CPU, SCALES, SMOKE, ScaleName
 from magi.reproduce.steps import PARTS
 from magi.reproduce.studies.quality import front, recommended
 from magi.reproduce.workshop import Workshop
@@ -75,10 +77,11 @@ def test_results_of_two_plans_do_not_mix(tmp_path: Path) -> None:
         plan.register(replace(workshop, scale=replace(SMOKE, clips=9)), "smoke", 1.5)
 
 
-def test_the_plan_that_was_registered_is_the_one_in_the_code(ratio: float) -> None:
-    """The committed plan of the CPU scale has the hash of what the code would run."""
-    path = Path(__file__).parents[1] / "results" / "reproduce" / "cpu" / "plan.json"
-    assert json.loads(path.read_text())["sha256"] == plan.fingerprint(plan.plan("cpu", SCALES["cpu"], ratio))
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_plan_that_was_registered_is_the_one_in_the_code(name: ScaleName, ratio: float) -> None:
+    """The committed plan of a scale has the hash of what the code would run."""
+    path = Path(__file__).parents[1] / "results" / "reproduce" / name / "plan.json"
+    assert json.loads(path.read_text())["sha256"] == plan.fingerprint(plan.plan(name, SCALES[name], ratio))
 
 
 @pytest.mark.parametrize(
@@ -121,3 +124,22 @@ def test_the_whole_of_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.Capture
     assert main(["report", str(tmp_path / "results"), "--out", str(tmp_path / "page.html")]) == 0
     assert "CTF against MTF" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert not any(str(tmp_path).encode() in content for content in written.values()), "results name no machine's paths"
+
+
+def test_clips_are_encoded_once(tmp_path: Path) -> None:
+    """A batch across two chunks has the latents that its clips have when they are encoded alone, and a second reader
+    finds the files of the first."""
+    workshop = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed())
+    run = training(SMOKE, Recipe("ctf"))
+    source = workshop.clips(run)
+    samples = range(source.size - 2, source.size + 2)
+    found = source.clips(samples)
+    alone = run.data.training_source().clips(samples)
+    assert isinstance(alone, Clips)
+    expected = posterior_of(alone, source.tokenizer, torch.device("cpu")).mean
+    torch.testing.assert_close(found.mean, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.interval, alone.interval) and found.sample.tolist() == list(samples)
+    kept = {path: path.stat().st_mtime_ns for path in source.folder.iterdir()}
+    other = workshop.clips(training(SMOKE, Recipe("mtf")))
+    assert torch.equal(other.clips(samples).mean, found.mean)
+    assert {path: path.stat().st_mtime_ns for path in other.folder.iterdir()} == kept and len(kept) == 2
