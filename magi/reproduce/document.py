@@ -67,7 +67,8 @@ def document(results: Path) -> str:
     trained = TRAINED.format(
         results=results.as_posix(),
         rows="\n".join(
-            f"| {name} | {run['run']['train']['total_samples']:,} | {run['held-out loss']:.4f} |"
+            f"| {name} | {run['run']['train']['total_samples']:,} | "
+            + (f"{run['held-out loss']:.4f} |" if run["held-out loss"] is not None else "|")
             for name, run in runs.items()
         ),
     )

@@ -110,22 +110,28 @@ def graded(workshop: Workshop, name: str, depends: Mapping[str, Any], compute: C
         compute: makes it.
     """
     whole = {**depends, "detectors": [load_detector().fingerprint, load_frames().fingerprint]}
-    key = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
-    folder = workshop.folder / "grades" / f"{name}-{key}"
-    if not folder.is_dir():
+
+    def tensors() -> dict[str, Tensor]:
         found = compute()
-        tensors = {field.name: getattr(found, field.name).clone() for field in fields(Grade)}
-        keep(folder, "grade", tensors, whole)
-    return Grade(**checkpoint.load_tensors(folder, "grade", None))
+        return {field.name: getattr(found, field.name).clone() for field in fields(Grade)}
+
+    return Grade(**once(workshop.folder / "grades", name, whole, tensors))
 
 
-def keep(folder: Path, name: str, tensors: Mapping[str, Tensor], depends: Mapping[str, Any]) -> None:
-    """Save what another step may have needed too, and made in the meantime."""
-    try:
-        checkpoint.save(folder, {name: tensors}, {"depends.json": depends})
-    except (checkpoint.CheckpointError, OSError):
-        if not folder.is_dir():
-            raise
+def once(
+    folder: Path, name: str, depends: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Tensors that are computed once for all that they depend on, in FOLDER/NAME-KEY."""
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
+    place = folder / f"{name}-{key}"
+    if not place.is_dir():
+        found = compute()
+        try:
+            checkpoint.save(place, {"tensors": found}, {"depends.json": depends})
+        except (checkpoint.CheckpointError, OSError):
+            if not place.is_dir():  # or another step needed it too, and was faster
+                raise
+    return checkpoint.load_tensors(place, "tensors", None)
 
 
 def real(workshop: Workshop, task: Task, *, part: int = 1, seed: int = EVALUATION_SEED) -> Grade:

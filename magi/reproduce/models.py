@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from magi.checkpoint import MANIFEST
 from magi.model.config import Forcing
 from magi.reproduce.grades import Grade, about, distance, grade, graded, held_still, mean_of, real
 from magi.reproduce.plan import EVALUATION_SEED, GATE, TEMPERATURE_SEED
@@ -54,7 +52,7 @@ def sampled(
     """A recipe's model at a task; trained, sampled and read now unless that has been done."""
     release = workshop.trained(recipe)
     depends = {
-        "model": fingerprint(workshop, recipe), "sample": asdict(settings), "seed": seed, **about(workshop, task)
+        "model": workshop.fingerprint(recipe.name), "sample": asdict(settings), "seed": seed, **about(workshop, task)
     }  # fmt: skip
 
     def compute() -> Grade:
@@ -63,12 +61,6 @@ def sampled(
         return grade(make(workshop, release, task, settings=settings, given=test.video), test, context=task.context)
 
     return graded(workshop, f"{recipe.name}-given{task.context}", depends, compute)
-
-
-def fingerprint(workshop: Workshop, recipe: Recipe) -> str:
-    """SHA-256 of the manifest of a trained model, and so of its weights and its tokenizer's."""
-    manifest = workshop.folder / "runs" / recipe.name / "release" / MANIFEST
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
 def behind_still(workshop: Workshop, grades: Mapping[str, Sequence[Grade]]) -> str:

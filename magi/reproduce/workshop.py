@@ -9,6 +9,7 @@ RESULTS/runs/NAME.json         what is known of a finished run: its configuratio
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from magi import checkpoint
 from magi.data.clips import BEYOND
 from magi.distributed import Distributed
 from magi.experiments.video import VideoRun, preparation_of, train_video
@@ -100,6 +102,11 @@ class Workshop:
         """Whether a run is trained and known."""
         return (self.folder / "runs" / name / "release").exists() and (self.results / "runs" / f"{name}.json").is_file()
 
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of the manifest of a trained model, and so of its weights and its tokenizer's."""
+        manifest = self.folder / "runs" / name / "release" / checkpoint.MANIFEST
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+
     def has_tuned(self, name: str) -> bool:
         """Whether a tuning run is trained, or no longer needed because the choice was made."""
         return self.has(name) or (self.results / "tuning.json").is_file()
@@ -117,9 +124,10 @@ class Workshop:
         write_json(
             path,
             {
-                "run": asdict(run),
+                "run": json.loads(json.dumps(asdict(run)).replace(str(self.folder), "FOLDER")),
                 "parameters": sum(weight.numel() for weight in release.model.parameters()),
-                "held-out loss": held_out_loss(run, release),
+                # of a folder what lies beyond are other clips of the same videos, which hold nothing out
+                "held-out loss": held_out_loss(run, release) if run.data.kind == "world" else None,
                 "losses": [[entry["samples"], entry["loss"]] for entry in map(json.loads, lines) if "loss" in entry],
                 "seconds since it was last resumed": round(seconds, 1),
                 "machine": machine(self.distributed.device),

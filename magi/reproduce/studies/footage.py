@@ -3,26 +3,26 @@
 Nothing is known of what is in these pictures, so they are compared as pictures: nearness to what happened, and whether
 they move as much.
 
-Shapes: N clips, T frames, F generated ones, H x W pixels.
+Shapes: N clips of E episodes, T frames, F generated ones, H x W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from magi import checkpoint
 from magi.data.doom.engine import DoomConfig
 from magi.data.doom.files import RecordConfig, open_folder, takes
 from magi.data.doom.maps import Split
 from magi.data.doom.workers import record
 from magi.data.folder import FolderConfig, FolderSource, list_videos
 from magi.data.latents import LatentConfig
+from magi.data.order import candidates
 from magi.evaluation.pixel import psnr
 from magi.evaluation.run import through_tokenizer
 from magi.experiments.autoencoder import train_autoencoder
@@ -33,7 +33,7 @@ from magi.experiments.video import OWN, VideoRun
 from magi.model.config import Forcing
 from magi.report.studies import Curves, Series, Study, Table
 from magi.reproduce.answers import by_frame, film
-from magi.reproduce.grades import SHOWN
+from magi.reproduce.grades import SHOWN, once
 from magi.reproduce.models import sampling
 from magi.reproduce.runs import Recipe, training
 from magi.reproduce.tasks import FIVE, FRAMES, make
@@ -49,11 +49,15 @@ class Footage:
     test_episodes: int = 22
     frames: int = 200
     tokenizer_clips: int = 16_000
+    train_clips: int = 16_000  # of each paradigm: few, for a CPU can afford them at every scale
+    batch: int = 8
     clips: int = 64  # N
 
 
 FULL = Footage()
-SHORT = Footage(train_episodes=2, test_episodes=1, frames=40, tokenizer_clips=16, clips=4)
+SHORT = Footage(
+    train_episodes=2, test_episodes=2, frames=40, tokenizer_clips=16, train_clips=8, batch=4, clips=4
+)  # fmt: skip
 """Of the smoke scale: to see that it runs."""
 
 
@@ -64,7 +68,7 @@ def study(workshop: Workshop) -> Study:
     recorded(folder, "train", footage.train_episodes, footage)
     recorded(folder, "test", footage.test_episodes, footage)
     runs = {forcing: configured(workshop, folder, footage, forcing) for forcing in FORCINGS}
-    truth = test_clips(folder / "test", footage)
+    truth, episode = test_clips(folder / "test", footage)
     made = {forcing.upper(): continued(workshop, forcing, runs[forcing], truth) for forcing in FORCINGS}
     release = workshop.train("footage-ctf", runs["ctf"])
     seen = through_tokenizer(release, truth)
@@ -72,7 +76,7 @@ def study(workshop: Workshop) -> Study:
     shown = {**made, "last frame held still": still, "autoencoder": seen[:, FIVE.context :]}
     nearness = {name: psnr(video, truth[:, FIVE.context :]).double() for name, video in shown.items()}  # (N, F)
     moving = {name: motion(video) / motion(truth[:, FIVE.context :]) for name, video in shown.items()}
-    gain = (nearness["CTF"] - nearness["MTF"]).mean(1)  # (N,)
+    gain = by_episode((nearness["CTF"] - nearness["MTF"]).mean(1), episode)  # (E,)
     error = float(gain.std() / len(gain) ** 0.5)
     rows = [
         [name, f"{float(values[:, 0].mean()):.2f}", f"{float(values.mean()):.2f}", f"{moving[name]:.2f}"]
@@ -85,13 +89,14 @@ def study(workshop: Workshop) -> Study:
         claim="CTF is better than MTF (§5.2; on UCF-101).",
         verdict="measured",
         answer=f"Over {FRAMES - FIVE.context} frames after 5 given, CTF is {float(gain.mean()):+.2f} dB of PSNR from "
-        f"MTF (standard error over clips {error:.2f}). It moves {moving['CTF']:.2f} times as much as the truth, MTF "
-        f"{moving['MTF']:.2f} times. One seed.",
+        f"MTF (standard error over {len(gain)} episodes {error:.2f}). It moves {moving['CTF']:.2f} times as much as "
+        f"the truth, MTF {moving['MTF']:.2f} times. One seed.",
         protocol={
             "footage": f"ViZDoom, {footage.train_episodes} episodes of {footage.frames} frames on the training levels; "
             f"{footage.test_episodes} on others",
             "clips": f"{footage.clips}, 64 pixels, 5 frames given, {FRAMES - FIVE.context} made, interval 1",
-            "training": f"{runs['ctf'].train.total_samples:,} clips each, settings of the headline",
+            "training": f"{runs['ctf'].train.total_samples:,} clips each, batch {footage.batch}; rates and "
+            "temperatures of the headline",
         },
         tables=[Table("Nearness to what happened, and motion", ("", "PSNR, dB, frame 1", "mean", "motion"), rows)],
         curves=[Curves("PSNR by generated frame", "generated frame", "dB",
@@ -125,7 +130,7 @@ def configured(workshop: Workshop, folder: Path, footage: Footage, forcing: Forc
     """The headline's run on latents of the footage; makes the tokenizer and the latents if they are not there."""
     clips = FolderConfig(path=str(folder / "train"), max_interval=workshop.scale.world.max_interval)
     run = training(
-        workshop.scale,
+        replace(workshop.scale, train_clips=footage.train_clips, batch=footage.batch),
         Recipe(forcing, seed=workshop.scale.seeds[0]),
         learning_rate=workshop.tuned(forcing)["learning_rate"],
     )
@@ -142,20 +147,31 @@ def configured(workshop: Workshop, folder: Path, footage: Footage, forcing: Forc
     return replace(run, data=DataConfig("latents", latents=latents), tokenizer=name)
 
 
-def test_clips(folder: Path, footage: Footage) -> Tensor:
-    """Clips (N, T, 3, H, W) uint8 of levels that no training saw."""
+def test_clips(folder: Path, footage: Footage) -> tuple[Tensor, list[int]]:
+    """Clips (N, T, 3, H, W) uint8 of levels that no training saw, and the number of each one's episode."""
     config = FolderConfig(path=str(folder), num_frames=FRAMES, flip=False, min_interval=1, max_interval=1)
-    return FolderSource(replace(config, interval_rule="fixed")).clips(range(footage.clips)).video
+    config = replace(config, interval_rule="fixed")
+    episodes = [next(candidates(config.seed, clip, footage.test_episodes)) for clip in range(footage.clips)]
+    return FolderSource(config).clips(range(footage.clips)).video, episodes
+
+
+def by_episode(values: Tensor, episode: Sequence[int]) -> Tensor:
+    """Means (E,) over the clips of each episode: clips of one episode are not independent."""
+    numbers = torch.tensor(list(episode))
+    return torch.stack([values[numbers == number].mean() for number in numbers.unique()])
 
 
 def continued(workshop: Workshop, forcing: Forcing, run: VideoRun, truth: Tensor) -> Tensor:
     """What a paradigm's model makes of 5 frames, (N, F, 3, H, W) uint8; made once and kept."""
-    folder = workshop.folder / "footage" / "made" / forcing
-    if not folder.is_dir():
-        release = workshop.train(f"footage-{forcing}", run)
-        video = make(workshop, release, FIVE, settings=sampling(workshop, forcing), given=truth)
-        checkpoint.save(folder, {"made": {"video": video[:, FIVE.context :].contiguous()}}, {})
-    return checkpoint.load_tensors(folder, "made", None)["video"]
+    name, settings = f"footage-{forcing}", sampling(workshop, forcing)
+    release = workshop.train(name, run)
+    depends = {"model": workshop.fingerprint(name), "sample": asdict(settings), "clips": len(truth)}
+
+    def compute() -> dict[str, Tensor]:
+        video = make(workshop, release, FIVE, settings=settings, given=truth)
+        return {"video": video[:, FIVE.context :].contiguous()}
+
+    return once(workshop.folder / "footage" / "made", forcing, depends, compute)["video"]
 
 
 def motion(video: Tensor) -> float:

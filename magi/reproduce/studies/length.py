@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from torch import Tensor
 
-from magi import checkpoint
 from magi.evaluation.detectors.world import load as load_detector
 from magi.evaluation.dynamics import count_correct
 from magi.evaluation.tracking import track
@@ -14,7 +13,7 @@ from magi.evaluation.uncertainty import Bootstrap, Interval, bootstrap_frechet
 from magi.evaluation.world import WorldTest, world_test
 from magi.report.studies import Curves, Series, Study, Table, Verdict
 from magi.reproduce.answers import film
-from magi.reproduce.grades import SHOWN
+from magi.reproduce.grades import SHOWN, once
 from magi.reproduce.models import sampling
 from magi.reproduce.plan import EVALUATION_SEED, WORSE
 from magi.reproduce.runs import Recipe
@@ -104,14 +103,19 @@ def long_clips(workshop: Workshop, *, first: int = 0) -> WorldTest:
 
 def continued(workshop: Workshop, way: str, test: WorldTest) -> Tensor:
     """Long videos (N, T, 3, H, W) uint8, made once and kept."""
-    folder = workshop.folder / "long" / way
-    if not folder.is_dir():
+    recipe, settings = Recipe("ctf", seed=workshop.scale.seeds[0]), settings_of(workshop, way)
+    release = workshop.trained(recipe)
+    depends = {
+        "model": workshop.fingerprint(recipe.name), "sample": asdict(settings),
+        "world": asdict(workshop.scale.world), "frames": workshop.scale.long_frames, "clips": workshop.scale.long_clips,
+    }  # fmt: skip
+
+    def compute() -> dict[str, Tensor]:
         print(f"{workshop.scale.long_frames} frames, {way}", flush=True)
-        release = workshop.trained(Recipe("ctf", seed=workshop.scale.seeds[0]))
         count = workshop.scale.long_frames - FIVE.context
-        video = make(workshop, release, FIVE, settings=settings_of(workshop, way), given=test.video, count=count)
-        checkpoint.save(folder, {"long": {"video": video}}, {})
-    return checkpoint.load_tensors(folder, "long", None)["video"]
+        return {"video": make(workshop, release, FIVE, settings=settings, given=test.video, count=count)}
+
+    return once(workshop.folder / "long", way, depends, compute)["video"]
 
 
 def windows_of(video: Tensor) -> tuple[Tensor, ...]:
