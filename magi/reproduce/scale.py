@@ -100,6 +100,7 @@ GPU = replace(
     train_clips=96_000,
     tuning_clips=12_800,
     batch=16,
+    temperatures=(0.15, 0.3, 0.6, 1.0, 1.3, 1.6),
     clips=512,
     long_clips=256,
     generate_batch=512,
