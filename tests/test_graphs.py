@@ -21,8 +21,9 @@ from magi.model.config import PRESETS, Forcing
 from magi.model.draws import draw_training
 from magi.model.head import HeadConfig, Kind
 from magi.model.magi import Magi
-from magi.training.graphs import leaves, map_tensors
+from magi.training.graphs import fill, leaves, map_tensors
 from magi.training.loop import TrainConfig, step_of
+from magi.training.optim import OptimConfig
 
 META = torch.device("meta")
 
@@ -55,8 +56,9 @@ def test_nothing_crosses_after_the_first_step(forcing: Forcing, kind: Kind) -> N
     for step in (0, 1):
         draws = draw_training(config, 0, step=step, samples=range(2)).to(META)
         given = latents(config, 2).to(META)
+        compute = step_of(model, TrainConfig(precision="fp32"), Distributed(device=META))  # meta has no autocast
         with Crossings() as seen:
-            model(given, interval, draws)["loss"].backward()
+            compute((given, interval, draws))
         crossings.append(seen.found)
     assert not crossings[1], crossings[1]
 
@@ -81,8 +83,34 @@ def test_inputs_are_found_in_order_and_rebuilt() -> None:
         leaves((torch.ones(1), 3))
 
 
+def test_every_input_is_put_where_it_is_read() -> None:
+    """Not only the first: the others would be those of the step that was recorded."""
+    kept = (torch.zeros(2), torch.zeros(3), torch.zeros(1, dtype=torch.long))
+    given = (torch.ones(2), torch.full((3,), 2.0), torch.tensor([3]))
+    fill(kept, given)
+    assert all(torch.equal(own, new) for own, new in zip(kept, given, strict=True))
+
+
+def test_a_step_cuts_its_gradient() -> None:
+    """A gradient longer than `clip` is left at that length, and its own length is told."""
+    model = torch.nn.Linear(1, 1, bias=False)
+
+    class Steep(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": 100 * model(x).sum()}
+
+    loss = Steep()
+    loss.add_module("model", model)
+    config = TrainConfig(precision="fp32", optim=OptimConfig(clip=0.5))
+    parts, norm = step_of(loss, config, Distributed())((torch.ones(1, 1),))
+    assert float(norm) == pytest.approx(100) and not parts["loss"].requires_grad
+    assert model.weight.grad is not None and float(model.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
+
+
 def test_graphs_are_refused_where_there_are_none() -> None:
     """On a CPU, and where several processes share the gradients."""
     model = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"cuda_graphs is for one process; this run has 2"):
+        step_of(model, TrainConfig(cuda_graphs=True), Distributed(world_size=2))
     with pytest.raises(ValueError, match=r"cuda_graphs needs a CUDA device; the model is on cpu"):
         step_of(model, TrainConfig(cuda_graphs=True), Distributed())

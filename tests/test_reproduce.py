@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from magi.data.clips import Clips
 from magi.distributed import Distributed
 from magi.evaluation.uncertainty import Interval
 from magi.experiments.video import posterior_of
+from magi.locks import only_writer
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.report.studies import read_study
@@ -143,3 +146,45 @@ def test_clips_are_encoded_once(tmp_path: Path) -> None:
     other = workshop.clips(training(SMOKE, Recipe("mtf")))
     assert torch.equal(other.clips(samples).mean, found.mean)
     assert {path: path.stat().st_mtime_ns for path in other.folder.iterdir()} == kept and len(kept) == 2
+
+
+def test_clips_of_two_worlds_or_tokenizers_do_not_mix(tmp_path: Path) -> None:
+    """Another seed, other intervals or another tokenizer are other files; noise and paradigm are not."""
+    workshop = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed())
+    first = workshop.clips(training(SMOKE, Recipe("ctf")))
+    other = [training(SMOKE, Recipe("ctf", seed=1)), training(SMOKE, Recipe("ctf", interval=False))]
+    other.append(replace(training(SMOKE, Recipe("ctf")), tokenizer="pixel:8"))
+    assert len({first.folder, *(workshop.clips(run).folder for run in other)}) == 4
+    assert workshop.clips(training(SMOKE, Recipe("mtf", noise=False))).folder == first.folder
+
+
+def test_a_chunk_cut_short_is_made_again(tmp_path: Path) -> None:
+    """What a crash leaves of a file is no error, and no clips."""
+    source = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed()).clips(training(SMOKE, Recipe()))
+    whole = source.chunk(0)["latents"]
+    (path,) = source.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    again = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed()).clips(training(SMOKE, Recipe()))
+    assert torch.equal(again.chunk(0)["latents"], whole)
+
+
+def test_a_model_of_another_run_is_refused(tmp_path: Path) -> None:
+    """Its name is not enough: what it was trained with is compared with what is asked for."""
+    workshop = Workshop(SMOKE, tmp_path / "runs", tmp_path / "results", Distributed())
+    run = training(SMOKE, Recipe("mtf"))
+    workshop.train("mine", run)
+    workshop.train("mine", run)
+    with pytest.raises(ValueError, match=r"mine\.json is of another run than this program's: .*lr"):
+        workshop.train("mine", training(SMOKE, Recipe("mtf"), learning_rate=0.5))
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    """A second process is told, in one line; the first to end lets go."""
+    program = (
+        "import sys; from pathlib import Path; from magi.locks import only_writer\n"
+        f"with only_writer(Path({str(tmp_path)!r})): print('held', flush=True)"
+    )
+    with only_writer(tmp_path):
+        refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "is being written by another process" in refused.stderr and "held" not in refused.stdout
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "held\n"

@@ -25,8 +25,9 @@ def main() -> int:
     parser.add_argument("--graphs", action="store_true", help="train in CUDA graphs")
     parser.add_argument("--step", default=None, metavar="NAME", help="do this one step")
     given = parser.parse_args()
-    crew = Crew(given.jobs, given.minutes) if given.jobs > 1 or given.minutes else None
+    alone = given.jobs == 1 and given.minutes is None
     try:
+        crew = None if alone else Crew(given.jobs, given.minutes)
         reproduce(
             given.scale, folder=given.out, results=given.results, only=given.only, device=given.device,
             step=given.step, crew=crew, graphs=given.graphs,
@@ -34,6 +35,9 @@ def main() -> int:
     except Interrupted as stopped:
         print(stopped, flush=True)
         return 128 + stopped.number
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

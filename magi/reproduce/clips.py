@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,7 +44,10 @@ class EncodedOnce:
             size: K, clips that are drawn and encoded together.
             device: where to encode.
         """
-        described = {"world": asdict(world), "tokenizer": fingerprint(tokenizer), "size": size}
+        described = {
+            "world": asdict(world), "tokenizer": fingerprint(tokenizer), "size": size,
+            "device": device.type,  # devices round otherwise
+        }  # fmt: skip
         key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
         self.folder, self.world, self.tokenizer, self.size, self.device = folder / key, world, tokenizer, size, device
         self._last: tuple[int, dict[str, Tensor]] | None = None  # batches are read in order
@@ -62,15 +66,21 @@ class EncodedOnce:
         """``latents`` (K, T, C, h, w) float32 and ``interval`` (K,) of the clips from number x K on."""
         if self._last is None or self._last[0] != number:
             path = self.folder / f"{number:08d}.safetensors"
-            if not path.is_file():
-                self._make(number, path)
-            self._last = number, load_file(path)
+            self._last = number, self._read(path) or self._make(number, path)
         return self._last[1]
 
-    def _make(self, number: int, path: Path) -> None:
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        try:
+            return load_file(path) if path.is_file() else None
+        except SafetensorError:  # cut short by a crash: to be made again
+            return None
+
+    def _make(self, number: int, path: Path) -> dict[str, Tensor]:
         clips = World(self.world).clips(range(number * self.size, (number + 1) * self.size))
         latents = posterior_of(clips, self.tokenizer, self.device).mean.cpu().contiguous()
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({"latents": latents, "interval": clips.interval}, partial)
+        chunk = {"latents": latents, "interval": clips.interval}
+        save_file(chunk, partial)
         partial.replace(path)
+        return chunk

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from magi.training.loop import stop_requests
+
 POLL = 0.25  # seconds between two looks
 REPORT = 20.0  # seconds between two reports
 SAVING = 60.0  # seconds a training may take to save its state when it is asked to stop
@@ -39,7 +41,7 @@ class Crew:
         *,
         logs: Path,
         already: Iterable[str] = (),
-    ) -> list[str]:
+    ) -> Outcome:
         """Do the steps, those that are named first first.
 
         Args:
@@ -49,7 +51,7 @@ class Crew:
             already: the steps that are done.
 
         Returns:
-            The steps that are not done: for want of time, because they failed, or because they wait for one of these.
+            What became of the steps. A SIGINT or SIGTERM ends them as the clock does.
         """
         end = time.monotonic() + 60 * self.minutes if self.minutes else float("inf")
         logs.mkdir(parents=True, exist_ok=True)
@@ -57,25 +59,40 @@ class Crew:
         waiting = [name for name in needs if name not in done]
         running: dict[str, subprocess.Popen[bytes]] = {}
         reported = time.monotonic()
-        while running or (time.monotonic() < end and _ready(waiting, needs, done)):
-            if time.monotonic() >= end:
-                failed |= _stop(running)
-                break
-            for name in _ready(waiting, needs, done)[: self.jobs - len(running)]:
-                waiting.remove(name)
-                running[name] = _begin(command(name), logs / f"{name}.log")
-                print(f"{name}: begun", flush=True)
-            for name, code in [(name, process.poll()) for name, process in running.items()]:
-                if code is not None:
-                    del running[name]
-                    (failed if code else done).add(name)
-                    print(f"{name}: {_last_line(logs / f'{name}.log') if code else 'done'}", flush=True)
-            if time.monotonic() - reported > REPORT:
-                reported = time.monotonic()
-                for name in running:
-                    print(f"  {name}: {_last_line(logs / f'{name}.log')}", flush=True)
-            time.sleep(POLL)
-        return [name for name in needs if name not in done]
+        with stop_requests() as asked:
+            try:
+                while running or _ready(waiting, needs, done):
+                    if asked() or time.monotonic() >= end:
+                        break
+                    for name in _ready(waiting, needs, done)[: self.jobs - len(running)]:
+                        waiting.remove(name)
+                        running[name] = _begin(command(name), logs / f"{name}.log")
+                        print(f"{name}: begun", flush=True)
+                    for name, code in [(name, process.poll()) for name, process in running.items()]:
+                        if code is not None:
+                            del running[name]
+                            (failed if code else done).add(name)
+                            print(f"{name}: {_told(code, logs / f'{name}.log')}", flush=True)
+                    if time.monotonic() - reported > REPORT:
+                        reported = time.monotonic()
+                        for name in running:
+                            print(f"  {name}: {_last_line(logs / f'{name}.log')}", flush=True)
+                    time.sleep(POLL)
+            finally:  # nobody else knows these processes
+                done |= _stop(running)
+        left = [name for name in needs if name not in done and name not in failed]
+        return Outcome([name for name in needs if name in failed], left, asked())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the steps that are not done."""
+
+    failed: list[str]
+    left: list[str]
+    """Not begun or not finished, for want of time or because they wait for one that failed."""
+    signal: int = 0
+    """That ended the work; 0 if none did."""
 
 
 def _ready(waiting: Sequence[str], needs: Mapping[str, Sequence[str]], done: set[str]) -> list[str]:
@@ -89,14 +106,21 @@ def _begin(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _stop(running: Mapping[str, subprocess.Popen[bytes]]) -> set[str]:
+    """Ask processes to save and end; the names of those that had just finished."""
     for process in running.values():
         process.terminate()
+    end = time.monotonic() + SAVING
     for process in running.values():
         try:
-            process.wait(SAVING)
+            process.wait(max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-    return set(running)
+            process.wait()
+    return {name for name, process in running.items() if process.returncode == 0}
+
+
+def _told(code: int, log: Path) -> str:
+    return f"failed with status {code}, see {log}: {_last_line(log)}" if code else "done"
 
 
 def _last_line(log: Path) -> str:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from magi.bench.training import count_training_flops
 from magi.distributed import Device, Distributed, pick_device
-from magi.reproduce.crew import Crew
+from magi.reproduce.crew import Crew, Outcome
 from magi.reproduce.plan import FLOPS_RATIO, register
 from magi.reproduce.scale import SCALES, Scale, ScaleName
 from magi.reproduce.steps import PARTS, answer, steps
 from magi.reproduce.workshop import Workshop
+from magi.training.loop import Interrupted
 
 
 def reproduce(
@@ -44,8 +45,12 @@ def reproduce(
         device: where to compute.
 
     Raises:
-        ValueError: the folder of results is another plan's, or there is no such study or step.
+        ValueError: the folder of results is another plan's, there is no such study or step, steps failed, or a crew is
+            given what it does not do.
+        Interrupted: a signal stopped a crew or a training.
     """
+    if crew is not None and (only is not None or step is not None):
+        raise ValueError("--jobs and --minutes are for all steps; leave out --only and --step, or these")
     if unknown := sorted(set(only or ()) - set(PARTS)):
         raise ValueError(f"--only {unknown[0]!r}: there is no such study; there are {', '.join(PARTS)}")
     scale = SCALES[name]
@@ -68,13 +73,28 @@ def reproduce(
         ]
         needs = {each.name: each.needs for each in every.values()}
         already = [each.name for each in every.values() if each.done()]
-        left = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs", already=already)
-        print(f"left: {', '.join(left)}; the same command goes on" if left else "all is done", flush=True)
+        outcome = crew.work(needs, lambda chosen: [*words, chosen], logs=folder / "logs", already=already)
+        conclude(outcome)
     else:
         for each in every.values():
             if not each.done():
                 each.run()
     return results
+
+
+def conclude(outcome: Outcome) -> None:
+    """Say what is not done.
+
+    Raises:
+        Interrupted: a signal ended the work.
+        ValueError: steps failed.
+    """
+    left = f"{len(outcome.left)} steps left, {outcome.left[0]} the first" if outcome.left else "nothing else is left"
+    if outcome.failed:
+        raise ValueError(f"failed: {', '.join(outcome.failed)}; {left}. Their logs tell why; the same command goes on")
+    if outcome.signal:
+        raise Interrupted(f"stopped with {left}; run the same command again to go on", outcome.signal)
+    print(f"{left}; the same command goes on" if outcome.left else "all is done", flush=True)
 
 
 def flops_ratio(scale: Scale) -> float:

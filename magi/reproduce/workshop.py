@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from magi import checkpoint
 from magi.data.clips import BEYOND
 from magi.distributed import Distributed
 from magi.experiments.video import VideoRun, preparation_of, train_video
+from magi.locks import only_writer
 from magi.model.config import Forcing
 from magi.reproduce.clips import EncodedOnce
 from magi.reproduce.runs import Recipe, training, tuning
@@ -88,15 +88,38 @@ class Workshop:
         run_dir = self.folder / "runs" / name
         release = run_dir / "release"
         known = self.results / "runs" / f"{name}.json"
-        if not self.has(name):
+        if self.has(name):
+            self._check(known, run)
+        else:
             self.distributed.print_once(f"\n{name}: {run.train.total_samples:,} clips")
             start = time.perf_counter()
             run = replace(run, train=replace(run.train, cuda_graphs=self.graphs))
             source = self.clips(run) if run.data.kind == "world" else None
-            train_video(run, run_dir=run_dir, distributed=self.distributed, source=source)
+            with only_writer(run_dir):
+                train_video(run, run_dir=run_dir, distributed=self.distributed, source=source)
             seconds = time.perf_counter() - start
             self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)
         return load(release, device=self.distributed.device)
+
+    def _check(self, known: Path, run: VideoRun) -> None:
+        """Refuse a model that was trained as another run.
+
+        Raises:
+            ValueError: naming what differs.
+        """
+        found, asked = json.loads(known.read_text(encoding="utf-8"))["run"], self._described(run)
+        for told in (found, asked):
+            told["train"].pop("cuda_graphs", None)  # changes no number
+        if differences := checkpoint.compare_configs(found, asked):
+            raise ValueError(
+                f"{known} is of another run than this program's: {'; '.join(differences[:5])}. Give another --results "
+                "and --out, or go on with the version of this program that made it"
+            )
+
+    def _described(self, run: VideoRun) -> dict[str, Any]:
+        """A run as plain data, without the names of this machine's folders."""
+        described: dict[str, Any] = json.loads(json.dumps(asdict(run)).replace(str(self.folder), "FOLDER"))
+        return described
 
     def has(self, name: str) -> bool:
         """Whether a run is trained and known."""
@@ -124,7 +147,7 @@ class Workshop:
         write_json(
             path,
             {
-                "run": json.loads(json.dumps(asdict(run)).replace(str(self.folder), "FOLDER")),
+                "run": self._described(run),
                 "parameters": sum(weight.numel() for weight in release.model.parameters()),
                 # of a folder what lies beyond are other clips of the same videos, which hold nothing out
                 "held-out loss": held_out_loss(run, release) if run.data.kind == "world" else None,
@@ -155,10 +178,7 @@ def held_out_loss(run: VideoRun, release: Release) -> float:
 
 def write_json(path: Path, record: Any) -> None:
     """Write a results file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    checkpoint.write_whole(path, json.dumps(record, indent=1) + "\n")
 
 
 def machine(device: torch.device) -> str:

@@ -70,8 +70,7 @@ class GraphedStep:
                 return self.compute(inputs)
             self.recordings[key] = self._record(inputs)
         recording = self.recordings[key]
-        for own, given in zip(recording.inputs, tensors, strict=True):
-            own.copy_(given)
+        fill(recording.inputs, tensors)
         recording.graph.replay()
         for parameter, gradient in zip(self.parameters, recording.gradients, strict=True):
             parameter.grad = gradient
@@ -91,6 +90,12 @@ class GraphedStep:
             outputs = self.compute(kept)
         gradients = tuple(parameter.grad for parameter in self.parameters)
         return Recording(graph, leaves(kept), gradients, outputs)
+
+
+def fill(kept: Sequence[Tensor], given: Sequence[Tensor]) -> None:
+    """Put the inputs of a step where the recording reads them."""
+    for own, new in zip(kept, given, strict=True):
+        own.copy_(new)
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -213,23 +213,21 @@ def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> 
     Raises:
         ValueError: graphs are asked for where there can be none.
     """
+    if config.cuda_graphs and distributed.world_size > 1:
+        raise ValueError(f"cuda_graphs is for one process; this run has {distributed.world_size}: leave it off")
     wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
     parameters = list(model.parameters())
 
     def compute(inputs: Inputs) -> Outputs:
         for parameter in parameters:
             parameter.grad = None
-        with torch.autocast(distributed.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast(distributed.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext():
             parts: dict[str, Tensor] = wrapped(*inputs)
         parts["loss"].backward()
         parts = {name: part.detach() for name, part in parts.items()}  # lets go of the step's memory
         return parts, nn.utils.clip_grad_norm_(parameters, config.optim.clip)
 
-    if not config.cuda_graphs:
-        return compute
-    if distributed.world_size > 1:
-        raise ValueError(f"cuda_graphs is for one process; this run has {distributed.world_size}: leave it off")
-    return GraphedStep(compute, parameters)
+    return GraphedStep(compute, parameters) if config.cuda_graphs else compute
 
 
 def announce(message: str) -> None:

@@ -3,11 +3,12 @@
 Nothing is known of what is in these pictures, so they are compared as pictures: nearness to what happened, and whether
 they move as much.
 
-Shapes: N clips of E episodes, T frames, F generated ones, H x W pixels.
+Shapes: N clips of E levels, T frames, F generated ones, H x W pixels.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -68,7 +69,7 @@ def study(workshop: Workshop) -> Study:
     recorded(folder, "train", footage.train_episodes, footage)
     recorded(folder, "test", footage.test_episodes, footage)
     runs = {forcing: configured(workshop, folder, footage, forcing) for forcing in FORCINGS}
-    truth, episode = test_clips(folder / "test", footage)
+    truth, level = test_clips(folder / "test", footage)
     made = {forcing.upper(): continued(workshop, forcing, runs[forcing], truth) for forcing in FORCINGS}
     release = workshop.train("footage-ctf", runs["ctf"])
     seen = through_tokenizer(release, truth)
@@ -76,10 +77,15 @@ def study(workshop: Workshop) -> Study:
     shown = {**made, "last frame held still": still, "autoencoder": seen[:, FIVE.context :]}
     nearness = {name: psnr(video, truth[:, FIVE.context :]).double() for name, video in shown.items()}  # (N, F)
     moving = {name: motion(video) / motion(truth[:, FIVE.context :]) for name, video in shown.items()}
-    gain = by_episode((nearness["CTF"] - nearness["MTF"]).mean(1), episode)  # (E,)
+    gain = by_level((nearness["CTF"] - nearness["MTF"]).mean(1), level)  # (E,)
     error = float(gain.std() / len(gain) ** 0.5)
     rows = [
-        [name, f"{float(values[:, 0].mean()):.2f}", f"{float(values.mean()):.2f}", f"{moving[name]:.2f}"]
+        [
+            name,
+            f"{float(by_level(values[:, 0], level).mean()):.2f}",
+            f"{float(by_level(values.mean(1), level).mean()):.2f}",
+            f"{moving[name]:.2f}",
+        ]
         for name, values in nearness.items()
     ]
     return Study(
@@ -89,7 +95,7 @@ def study(workshop: Workshop) -> Study:
         claim="CTF is better than MTF (§5.2; on UCF-101).",
         verdict="measured",
         answer=f"Over {FRAMES - FIVE.context} frames after 5 given, CTF is {float(gain.mean()):+.2f} dB of PSNR from "
-        f"MTF (standard error over {len(gain)} episodes {error:.2f}). It moves {moving['CTF']:.2f} times as much as "
+        f"MTF (standard error over {len(gain)} levels {error:.2f}). It moves {moving['CTF']:.2f} times as much as "
         f"the truth, MTF {moving['MTF']:.2f} times. One seed.",
         protocol={
             "footage": f"ViZDoom, {footage.train_episodes} episodes of {footage.frames} frames on the training levels; "
@@ -147,25 +153,32 @@ def configured(workshop: Workshop, folder: Path, footage: Footage, forcing: Forc
     return replace(run, data=DataConfig("latents", latents=latents), tokenizer=name)
 
 
-def test_clips(folder: Path, footage: Footage) -> tuple[Tensor, list[int]]:
-    """Clips (N, T, 3, H, W) uint8 of levels that no training saw, and the number of each one's episode."""
+def test_clips(folder: Path, footage: Footage) -> tuple[Tensor, list[str]]:
+    """Clips (N, T, 3, H, W) uint8 of levels that no training saw, and the level of each.
+
+    Raises:
+        ValueError: a video cannot be read, so that a clip would be another video's than the one whose turn it is.
+    """
     config = FolderConfig(path=str(folder), num_frames=FRAMES, flip=False, min_interval=1, max_interval=1)
-    config = replace(config, interval_rule="fixed")
-    episodes = [next(candidates(config.seed, clip, footage.test_episodes)) for clip in range(footage.clips)]
-    return FolderSource(config).clips(range(footage.clips)).video, episodes
+    source = FolderSource(replace(config, interval_rule="fixed"))
+    video, count = source.clips(range(footage.clips)).video, len(source.listing.entries)
+    if source.bad:
+        raise ValueError(f"{len(source.bad)} videos in {folder} cannot be used, {next(iter(source.bad))} the first")
+    numbers = [next(candidates(source.config.seed, clip, count)) for clip in range(footage.clips)]
+    return video, [source.listing.path(number).parent.name for number in numbers]
 
 
-def by_episode(values: Tensor, episode: Sequence[int]) -> Tensor:
-    """Means (E,) over the clips of each episode: clips of one episode are not independent."""
-    numbers = torch.tensor(list(episode))
-    return torch.stack([values[numbers == number].mean() for number in numbers.unique()])
+def by_level(values: Tensor, level: Sequence[str]) -> Tensor:
+    """Means (E,) over the clips of each level: clips that share walls and textures are not independent."""
+    return torch.stack([values[[one == name for one in level]].mean() for name in sorted(set(level))])
 
 
 def continued(workshop: Workshop, forcing: Forcing, run: VideoRun, truth: Tensor) -> Tensor:
     """What a paradigm's model makes of 5 frames, (N, F, 3, H, W) uint8; made once and kept."""
     name, settings = f"footage-{forcing}", sampling(workshop, forcing)
     release = workshop.train(name, run)
-    depends = {"model": workshop.fingerprint(name), "sample": asdict(settings), "clips": len(truth)}
+    content = hashlib.sha256(truth.numpy().tobytes()).hexdigest()
+    depends = {"model": workshop.fingerprint(name), "sample": asdict(settings), "truth": content}
 
     def compute() -> dict[str, Tensor]:
         video = make(workshop, release, FIVE, settings=settings, given=truth)

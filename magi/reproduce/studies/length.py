@@ -107,7 +107,8 @@ def continued(workshop: Workshop, way: str, test: WorldTest) -> Tensor:
     release = workshop.trained(recipe)
     depends = {
         "model": workshop.fingerprint(recipe.name), "sample": asdict(settings),
-        "world": asdict(workshop.scale.world), "frames": workshop.scale.long_frames, "clips": workshop.scale.long_clips,
+        "world": asdict(workshop.scale.world), "world seed": EVALUATION_SEED, "given": FIVE.context,
+        "frames": workshop.scale.long_frames, "clips": workshop.scale.long_clips,
     }  # fmt: skip
 
     def compute() -> dict[str, Tensor]:
