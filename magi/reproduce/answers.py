@@ -21,7 +21,7 @@ ROWS = 3  # clips in a film
 def number(values: Sequence[float], interval: Interval | None) -> str:
     """The mean of values with its interval, as text: ``0.81 (0.74 to 0.88)``."""
     mean = sum(values) / len(values)
-    digits = 2 if abs(mean) < 10 else 1
+    digits = 3 if abs(mean) < 1 else 2 if abs(mean) < 10 else 1
     text = f"{mean:.{digits}f}"
     return text if interval is None else f"{text} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
 

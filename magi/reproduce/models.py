@@ -12,7 +12,7 @@ from magi.reproduce.grades import Grade, about, distance, grade, graded, held_st
 from magi.reproduce.plan import EVALUATION_SEED, GATE, TEMPERATURE_SEED
 from magi.reproduce.runs import Recipe
 from magi.reproduce.tasks import FIRST, FIVE, Task, make, test_clips
-from magi.reproduce.workshop import Workshop, write_json
+from magi.reproduce.workshop import FORCINGS, Workshop, write_json
 from magi.sampling.config import SampleConfig
 
 
@@ -39,6 +39,25 @@ def _try_temperatures(workshop: Workshop, forcing: Forcing) -> dict[str, Any]:
         tried[value] = distance(sampled(workshop, recipe, FIRST, settings, seed=TEMPERATURE_SEED), others)
         print(f"{forcing} at temperature {value:g}: world-FVD {tried[value]:.2f}", flush=True)
     return {"temperature": min(tried, key=tried.__getitem__), "world-FVD by temperature": tried}
+
+
+def edges(workshop: Workshop) -> list[str]:
+    """What the tuning took from the end of its choices, beyond which there may be better; a sentence for each."""
+    scale = workshop.scale
+    chosen = [
+        (what, forcing.upper(), value, choices)
+        for forcing in FORCINGS
+        for what, value, choices in (
+            ("learning rate", workshop.tuned(forcing)["learning_rate"], scale.learning_rates),
+            ("temperature", temperature(workshop, forcing), scale.temperatures),
+        )
+    ]
+    return [
+        f"The {what} of {name}, {value:g}, is the {'smallest' if value == min(choices) else 'largest'} of its choices "
+        f"({', '.join(f'{choice:g}' for choice in choices)}): a better one may lie beyond."
+        for what, name, value, choices in chosen
+        if value in (min(choices), max(choices))
+    ]
 
 
 def performance(workshop: Workshop, recipe: Recipe, task: Task) -> Grade:

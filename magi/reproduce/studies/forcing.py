@@ -16,7 +16,7 @@ from magi.reproduce.grades import (
     mean_of,
     real,
 )
-from magi.reproduce.models import behind_still, performance, sampling
+from magi.reproduce.models import behind_still, edges, performance, sampling
 from magi.reproduce.plan import CLAIMED, GATE
 from magi.reproduce.runs import Recipe, equal_flops, explanations, headline
 from magi.reproduce.tasks import FIRST, FIVE, Task, test_clips
@@ -62,6 +62,7 @@ def study(workshop: Workshop, flops_ratio: float) -> Study:
         notes=[
             f"{PREFIX}: one seed; half of its steps begin with 1 to 15 complete frames, as in 1X's Genie, to show how "
             "much of the difference is that MTF never sees a complete frame in training.",
+            *edges(workshop),
         ],
     )  # fmt: skip
 

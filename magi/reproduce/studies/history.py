@@ -60,7 +60,7 @@ def study(workshop: Workshop) -> Study:
             "loss": f"of the head on frame {FRAME + 1}, all of it hidden; {CLIPS} clips, interval 1, the same draws "
             "for all; CTF never looks at hidden frames",
         },
-        tables=[Table("Loss by the hidden share of every frame before (95 % over seeds)",
+        tables=[Table("Loss by the hidden share of every frame before (95 % over seeds, where there are several)",
                       ("", *(f"{share:.0%}" for share in HIDDEN)), rows)],
         curves=[Curves("Loss on a hidden frame", "hidden share of every frame before", "loss",
                        [Series(name, list(HIDDEN), values) for name, values in means.items()])],
@@ -113,6 +113,8 @@ def loss(release: Release, world: WorldConfig, *, hidden: float) -> float:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m magi.reproduce.studies.history RELEASE ...")
     for folder in sys.argv[1:]:
         found = losses(load(folder), WorldConfig(min_bodies=2, max_bodies=3))
         print(folder, *(f"{share:.0%} {value:.3f}" for share, value in zip(HIDDEN, found, strict=True)))
