@@ -50,7 +50,7 @@ class Footage:
     test_episodes: int = 22
     frames: int = 200
     tokenizer_clips: int = 16_000
-    train_clips: int = 16_000  # of each paradigm: few, for a CPU can afford them at every scale
+    train_clips: int = 8_000  # of each paradigm: few, for a CPU can afford them at every scale
     batch: int = 8
     clips: int = 64  # N
 
