@@ -73,7 +73,7 @@ def study(workshop: Workshop) -> Study:
                     given=FIVE.context, caption=f"{scale.long_frames} frames from 5")],
         notes=[
             f"{scale.long_clips} clips are farther from real ones than many clips would be, in every window alike, "
-            "which draws the ratio of two windows towards 1; the row of real clips tells what is left of a distance of zero.",
+            "which draws the ratio of two windows towards 1; the row of real clips tells what is left of zero.",
         ],
     )  # fmt: skip
 
