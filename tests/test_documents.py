@@ -13,8 +13,11 @@ from magi.cli import VERBS
 from magi.evaluation.world import HORIZONS
 from magi.model import plan
 from magi.model.config import PRESETS
+from magi.report.studies import read_study
+from magi.reproduce.document import document
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
 DOCUMENTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in [
     *ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("magi/pretrained/*/*.md")
 ]}  # fmt: skip
@@ -44,6 +47,18 @@ def test_the_readme_tells_the_results(interval: int) -> None:
         for horizon, cell in zip(HORIZONS, cells, strict=True):
             digits = len(cell.partition(".")[2])
             assert f"{results['scores'][ROWS[name]][horizon - 1]:.{digits}f}" == cell, (name, horizon)
+
+
+def test_the_reproduction_is_told_from_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/reproduction.md is what the studies' files make of it; the README gives no other verdict."""
+    monkeypatch.chdir(ROOT)
+    assert DOCUMENTS["docs/reproduction.md"] == document(Path("results/reproduce/gpu"))
+    verdicts = {study.title: study.verdict for study in map(read_study, RESULTS.glob("reproduce/gpu/[0-9]*.json"))}
+    _, _, section = DOCUMENTS["README.md"].partition("## The paper in miniature")
+    told = [line.strip("| ").split(" | ") for line in section.partition("\n## ")[0].splitlines() if line[:1] == "|"]
+    assert len(told) == 8
+    for title, verdict, _ in told[2:]:
+        assert verdicts[title] == verdict, title
 
 
 def test_files_that_are_named_exist() -> None:
