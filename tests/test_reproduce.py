@@ -129,6 +129,16 @@ def test_the_whole_of_it_runs_and_goes_on(tmp_path: Path, capsys: pytest.Capture
     assert not any(str(tmp_path).encode() in content for content in written.values()), "results name no machine's paths"
 
 
+def test_what_is_answered_is_not_asked_again(tmp_path: Path) -> None:
+    """Results outlive the models they are of: with every study there, nothing is drawn or trained."""
+    results, runs = tmp_path / "results", tmp_path / "runs"
+    results.mkdir()
+    for number, part in enumerate(PARTS, 1):
+        (results / f"{number:02d}-{part}.json").touch()
+    reproduce("smoke", folder=runs, results=results, device="cpu")
+    assert not runs.exists()
+
+
 def test_clips_are_encoded_once(tmp_path: Path) -> None:
     """A batch across two chunks has the latents that its clips have when they are encoded alone, and a second reader
     finds the files of the first."""

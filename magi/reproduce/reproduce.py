@@ -16,7 +16,7 @@ from magi.distributed import Device, Distributed, pick_device
 from magi.reproduce.crew import Crew, Outcome
 from magi.reproduce.plan import FLOPS_RATIO, register
 from magi.reproduce.scale import SCALES, Scale, ScaleName
-from magi.reproduce.steps import PARTS, answer, steps
+from magi.reproduce.steps import PARTS, answer, path_of, steps
 from magi.reproduce.workshop import Workshop
 from magi.training.loop import Interrupted
 
@@ -58,6 +58,9 @@ def reproduce(
     workshop = Workshop(scale, folder, results, Distributed(device=pick_device(device)), graphs)
     ratio = registered_ratio(results) or flops_ratio(scale)
     print(f"plan {register(workshop, name, ratio)[:12]}, results in {results}", flush=True)
+    if only is None and step is None and all(path_of(workshop, part).is_file() for part in PARTS):
+        print("every study is there; give another --results to ask again", flush=True)
+        return results
     every = {each.name: each for each in steps(workshop, name, ratio)}
     if step is not None:
         if step not in every:

@@ -13,7 +13,7 @@ from magi.sampling.noise import NoiseSource
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Sampling settings; the defaults are the paper's (A.4)."""
+    """How frames are sampled. A model brings its settings; where it has none, the defaults are the paper's (A.4)."""
 
     mask_steps: int = 64
     """Steps in which the tokens of a frame are revealed; at most one per token is made."""

@@ -58,6 +58,8 @@ def study(workshop: Workshop) -> Study:
         protocol={
             "model": f"CTF, seed {scale.seeds[0]}, first frame given, {scale.clips} clips",
             "time": f"of frames 2 to {TIMED_FRAMES}, one video, settings in turn frame by frame",
+            "temperature": f"tuned at {scale.sample.mask_steps} x {scale.sample.head_steps}, the same for all: another "
+            "number of head steps may want another",
             "reference": f"{reference[0]} mask steps x {reference[1]} {scale.sample.solver} steps: the head is a flow, "
             "which has no DDPM steps",
             "recommended": f"the fastest whose world-FVD is at most {GOOD_ENOUGH} times the reference's",
