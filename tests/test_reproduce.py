@@ -23,7 +23,7 @@ from magi.report.studies import read_study
 from magi.reproduce import plan
 from magi.reproduce.answers import judge
 from magi.reproduce.plan import CLAIMED
-from magi.reproduce.reproduce import flops_ratio
+from magi.reproduce.reproduce import flops_ratio, reproduce
 from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline, training
 from magi.reproduce.scale import CPU, SCALES, SMOKE, ScaleName
 from magi.reproduce.steps import PARTS
