@@ -1,7 +1,8 @@
 """How the benchmarks measure: clocks, taking turns, counting operations, fitting a power law, describing the machine.
 
-Knows nothing of the model. Times are wall clock, with the device's queue emptied before each reading. Everything is run
-once before it is timed, and what is compared takes turns, so that a change in the machine's load falls on all alike.
+Knows nothing of the model. Times are wall clock unless asked otherwise, with the device's queue emptied before each
+reading. Everything is run once before it is timed, and what is compared takes turns, so that a change in the machine's
+load falls on all alike.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -53,16 +55,23 @@ def now(device: torch.device) -> float:
     return perf_counter()
 
 
-def alternate(runs: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device) -> dict[str, Spread]:
-    """Seconds of each run, after one that is not timed, taking turns."""
+def alternate(
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int,
+    device: torch.device,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, Spread]:
+    """Seconds of each run, after one that is not timed, taking turns; on the wall's clock, or on another."""
+    read = clock or partial(now, device)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
     for _ in range(repeats):
         for name, run in runs.items():
-            start = now(device)
+            start = read()
             run()
-            seconds[name].append(now(device) - start)
+            seconds[name].append(read() - start)
     return {name: Spread(tuple(values)) for name, values in seconds.items()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from magi.bench.decoding import run_decoding_bench
 from magi.bench.run import run_bench
-from magi.cli import bench_cache
+from magi.cli import bench_cache, bench_peer
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, parse, split_name
 from magi.cli.models import find_release
 from magi.distributed import Device, pick_device
@@ -26,7 +26,7 @@ class BenchArguments:
     MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. What was
     learned does not matter for speed, so presets are measured untrained, and with the paper's diffusion head, which
     magi train tiny replaces by a flow. In place of a model, decode measures how fast clips are read from video files,
-    and cache what a latent cache saves.
+    cache what a latent cache saves, and peer how fast we are beside MAR's code.
     """
 
     quick: bool = False
@@ -58,6 +58,8 @@ def main(words: Sequence[str]) -> int:
     name, words = split_name(words)
     if name == "cache":
         return bench_cache.main(words)
+    if name == "peer":
+        return bench_peer.main(words)
     if name == "decode":
         chosen = parse(DecodeArguments, words, usage="bench decode")
         if chosen.common.threads not in (None, 1):
