@@ -69,7 +69,7 @@ class Work:
     train_batch: int = 16
     head_repeats: int = 4
     """Diffusion times per token and training step, MAR's diffusion_batch_mul."""
-    repeats: int = 5
+    repeats: int = 3
     train_repeats: int = 9
 
     @property
@@ -104,6 +104,8 @@ def run_peer_bench(checkout: Path, *, quick: bool = False, json_path: Path | Non
     module, work = import_mar(checkout), QUICK if quick else Work()
     configure_threads(1)
     torch.manual_seed(0)
+    if not quick:
+        print("MAR's code takes ten minutes or more of one core", flush=True)
     with without_gpu():
         mar, model = build_mar(module, work), build_magi(work)
         report: dict[str, Any] = {
