@@ -79,4 +79,5 @@ def told_likeness(new: Mapping[str, Any], earlier: Earlier) -> str:
     unlike = differences(new, earlier.report)
     if not unlike:
         return f"new / old: beside {earlier.path}, of the same machine, threads, torch and model"
-    return f"new / old: beside {earlier.path}; ratios of absolute times say little, for not alike are {'; '.join(unlike)}"
+    listed = "; ".join(unlike)
+    return f"new / old: beside {earlier.path}; ratios of absolute times say little, for not alike are {listed}"

@@ -88,8 +88,8 @@ def run_decoding_bench(
         compare: results of an earlier run, to set beside these.
 
     Returns:
-        ``machine``, ``method``, ``effort``, and ``rows``: for each kind of file, interval and size the ``clips_per_second`` of each
-        of `WAYS`, the ``speedup`` of seeking over decoding from the start, and ``isolation_ms``, which another process
+        ``machine``, ``method``, ``effort``, and ``rows``: for each kind of file, interval and size the
+        ``clips_per_second`` of each of `WAYS`, the ``speedup`` of seeking over decoding from the start, and ``isolation_ms``, which another process
         adds to a clip. A measured quantity is a summary: ``median``, ``min``, ``max``, ``repeats``.
     """
     effort, earlier = QUICK if quick else DecodingEffort(), read_earlier(compare, section="rows", rows=rows)

@@ -2,12 +2,14 @@
 
 "Possible" is the least time that the work could take at rates which this machine reached in the same run, with the same
 threads: the useful operations at the rate of a matrix product of the model's own large shape (its training batch's
-tokens, width to MLP width) in the same precision; or, where that is longer, the bytes that must be read, at the rate at
-which a matrix of that size is read. A denoising step of few rows multiplies every weight of the head by next to nothing,
-so reading them is what binds it; small weights lie in a cache, which is why the rate is measured at their own size. Keys
-and values are read at the rate of a large copy, its reads and writes counted.
+tokens, width to MLP width) in the same precision; or, where that is longer, the bytes that must be read, at the rate
+at which a matrix of that size is read. A denoising step of few rows multiplies every weight of the head by next to
+nothing, so reading them may be what binds it; small weights lie in a cache, which is why the rate is measured at their
+own size. Keys and values are read at the rate of a large copy, its reads and writes counted.
 
-The share achieved over possible is in (0, 1] up to noise; what is missing to 1 is overhead, small operations and waiting.
+Useful are the operations without which the numbers would not be the same, whether or not the code leaves out the others.
+The share achieved over possible is in (0, 1] up to noise; what is missing to 1 is small operations, waiting and what
+need not be done.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def measure_peaks(config: MagiConfig, *, rows: int, device: torch.device, dtype:
         "head": latency.head_loop_weights(config) * dtype.itemsize,
     }
     return Peaks(
-        flops={name: product_rate(*shape, dtype=kind, device=device) for name, kind in PRECISIONS.items()},
+        flops={name: product_rate(*shape, dtype=precision, device=device) for name, precision in PRECISIONS.items()},
         shape=shape,
         copy=copy_rate(LARGE_COPY[kind], device=device),
         read={
@@ -131,9 +133,7 @@ def frame_possible(
     solver: Solver = row["solver"]
     batch, frames = row["batch"], round(past)
     work = latency.Work(frames, row["mask_steps"], row["head_steps"], solver, batch)
-    flops = plan.frame_flops(
-        config, past=frames, mask_steps=work.mask_steps, head_steps=work.head_steps, solver=solver
-    )
+    flops = plan.frame_flops(config, past=frames, mask_steps=work.mask_steps, head_steps=work.head_steps, solver=solver)
     passes = min(work.mask_steps, config.tokens) + 1
     cached = passes * frames * plan.cache_bytes(config, bytes_per_value=bytes_per_value)
     head_bytes = latency.denoising_calls(config, work) * latency.head_loop_weights(config) * bytes_per_value

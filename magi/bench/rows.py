@@ -1,4 +1,4 @@
-"""The lines of a benchmark's table: what people read, and the figures behind it, which another run can be set beside."""
+"""The lines of a benchmark's table: what people read, and the figures behind it, for another run to be set beside."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ Nothing here knows how to measure; it decides what is measured and how often.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class Effort:
     growth_repeats: int = 3
     deterministic_batch: int = 4
     head_steps: int = 100
-    """Steps of the calls whose operations are counted."""
+    """Steps of the calls whose operations are counted, and of the frame that is profiled."""
 
 
 QUICK = Effort(
@@ -99,8 +99,8 @@ def run_bench(
         ``machine`` (processor, versions, threads, date), ``method`` (in words), ``model`` (name, parameters,
         configuration), ``effort`` (how much was measured), and as the functions that measure them describe: of training
         ``training`` and ``training_flops``, of sampling ``frame``, ``frame_flops``, ``growth`` (by batch size),
-        ``operations``, ``cache`` and ``deterministic``; and ``roofline``: the machine's ``peaks`` and by part the shares
-        of the possible that were reached. A measured quantity is a summary: ``median``, ``min``, ``max`` and the number
+        ``operations``, ``cache`` and ``deterministic``; and ``roofline``: the machine's ``peaks`` and by part the
+        shares of the possible that were reached. A measured quantity is a summary: ``median``, ``min``, ``max`` and the number
         of ``repeats``.
 
     Raises:
@@ -135,8 +135,7 @@ def run_bench(
         )
         report["roofline"]["training"] = training_shares(report["training"], peaks)
     if profile is not None:
-        title = f"magi bench {parts[0]} {name} --profile FILE: "
-        PROFILES[parts[0]](model, effort, profile, title)
+        PROFILES[parts[0]](model, effort, profile, f"magi bench {parts[0]} {name} --profile FILE: ")
     publish(report, f"{_summary(report)}\n{described(report, list(rows(report)), earlier)}", json_path=json_path)
     return report
 
@@ -173,7 +172,8 @@ def _sampling_shares(
 
 def _profile_sampling(model: Magi, effort: Effort, path: Path, title: str) -> None:
     """A frame at the paper's steps, of one video."""
-    settings = step_settings(model.config.head.kind, model.config.tokens)[0]
+    exact = step_settings(model.config.head.kind, model.config.tokens)[0]
+    settings = replace(exact, head_steps=effort.head_steps)
     rollout = {"": Rollout(model, settings)}
     times = race(rollout, frames=effort.frames + 1)[""][1:]
     seconds = {part: [getattr(time, part) for time in times] for part in ("transformer", "head", "rest", "total")}

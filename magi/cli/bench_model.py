@@ -26,8 +26,8 @@ class BenchArguments:
 
     MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. What was
     learned does not matter for speed, so presets are measured untrained, and with the paper's diffusion head, which
-    magi train tiny replaces by a flow. Before MODEL, sampling or training measures that half alone. In place of a model,
-    decode measures how fast clips are read from video files, and cache what a latent cache saves.
+    magi train tiny replaces by a flow. Before MODEL, sampling or training measures that half alone. In place of a
+    model, decode measures how fast clips are read from video files, and cache what a latent cache saves.
     """
 
     quick: bool = False

@@ -16,7 +16,7 @@ from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.model.head import Solver
 
-KERNELS_PER_LAYER = 12  # of an attention layer with its MLP: 4 products, 2 attention, norms, activation, sums
+KERNELS_PER_LAYER = 12  # of attention and MLP: 4 products, 2 norms, 2 sums, activation, attention, rotation, copies
 SOLVER_KERNELS: dict[Solver, int] = {"ddpm": 4, "ddim": 2, "dpm++": 5, "euler": 1, "heun": 3}  # of a solver's update
 
 
@@ -32,7 +32,7 @@ class Ceilings:
 
 
 CEILINGS: dict[str, Ceilings] = {"h200": Ceilings(790e12, 4.3e12, 1e-6, 1.5e-6, 5.5e-6)}
-"""The H200's first two were measured on plain products and copies; the others are assumed, of the size that is usual."""
+"""Of the H200 the first two were measured, on plain products and copies; the others are assumed."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ def denoising_calls(config: MagiConfig, work: Work) -> int:
 def least_transformer_flops(config: MagiConfig, work: Work) -> float:
     """`plan.frame_flops` of the transformer, less what a mask step needs not compute.
 
-    Of L tokens only N / steps are predicted at a time. The others are needed in the last block as keys and values of its
-    spatial layer, 4 D^2, and for nothing else: in time a token attends to its own place alone.
+    Of L tokens only N / steps are predicted at a time. The others are needed in the last block as keys and values of
+    its spatial layer, 4 D^2, and for nothing else: in time a token attends to its own place alone.
     """
     steps, width = min(work.mask_steps, config.tokens), config.width
     full = plan.frame_flops(
