@@ -89,8 +89,9 @@ def run_decoding_bench(
 
     Returns:
         ``machine``, ``method``, ``effort``, and ``rows``: for each kind of file, interval and size the
-        ``clips_per_second`` of each of `WAYS`, the ``speedup`` of seeking over decoding from the start, and ``isolation_ms``, which another process
-        adds to a clip. A measured quantity is a summary: ``median``, ``min``, ``max``, ``repeats``.
+        ``clips_per_second`` of each of `WAYS`, the ``speedup`` of seeking over decoding from the start, and
+        ``isolation_ms``, which another process adds to a clip. A measured quantity is a summary: ``median``, ``min``,
+        ``max``, ``repeats``.
     """
     effort, earlier = QUICK if quick else DecodingEffort(), read_earlier(compare, section="rows", rows=rows)
     configure_threads(1)

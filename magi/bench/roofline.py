@@ -7,9 +7,9 @@ at which a matrix of that size is read. A denoising step of few rows multiplies 
 nothing, so reading them may be what binds it; small weights lie in a cache, which is why the rate is measured at their
 own size. Keys and values are read at the rate of a large copy, its reads and writes counted.
 
-Useful are the operations without which the numbers would not be the same, whether or not the code leaves out the others.
-The share achieved over possible is in (0, 1] up to noise; what is missing to 1 is small operations, waiting and what
-need not be done.
+Useful are the operations without which the numbers would not be the same, whether or not the code leaves out the
+others. The share achieved over possible is in (0, 1] up to noise; what is missing to 1 is small operations, waiting and
+what need not be done.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def run_bench(
         configuration), ``effort`` (how much was measured), and as the functions that measure them describe: of training
         ``training`` and ``training_flops``, of sampling ``frame``, ``frame_flops``, ``growth`` (by batch size),
         ``operations``, ``cache`` and ``deterministic``; and ``roofline``: the machine's ``peaks`` and by part the
-        shares of the possible that were reached. A measured quantity is a summary: ``median``, ``min``, ``max`` and the number
-        of ``repeats``.
+        shares of the possible that were reached. A measured quantity is a summary: ``median``, ``min``, ``max`` and the
+        number of ``repeats``.
 
     Raises:
         ValueError: `compare` is no such file, or a profile of both parts is asked for.

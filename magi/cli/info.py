@@ -37,8 +37,8 @@ class InfoArguments:
     """
 
     gpu: Literal["a100", "h100", "h200", "b200"] | None = None
-    """Plan the training on such GPUs: steps, days, memory per GPU with and without activation checkpointing; and on h200
-    how fast frames could be sampled, beside what was measured."""
+    """Plan the training on such GPUs: steps, days, memory per GPU with and without activation checkpointing; and on
+    h200 how fast frames could be sampled, beside what was measured."""
     count: int | None = None
     """GPUs that share a batch; 8 with --gpu."""
     mfu: float | None = None

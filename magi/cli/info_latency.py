@@ -92,13 +92,8 @@ def show_sampling(gpu: str, told: dict[str, Any]) -> str:
             ("  a denoising step of the head", "denoising step"),
             (f"  so {steps} would take, at most", "seconds at these steps"),
         ):
-            cells = (measured.get(row["batch"]) for row in latencies)
-            rows.append(
-                (
-                    title,
-                    *("" if cell is None else f"{1e3 * cell[key]:,.{1 if cell[key] > 0.01 else 3}f}" for cell in cells),
-                )
-            )
+            cells = [measured[row["batch"]][key] if row["batch"] in measured else None for row in latencies]
+            rows.append((title, *("" if cell is None else _milliseconds(cell) for cell in cells)))
     assumed = (
         f"floor: the larger of operations at {ceilings['flops'] / 1e12:,.0f} TFLOP/s and bytes at "
         f"{ceilings['bytes_per_second'] / 1e12:g} TB/s; of the head\n"
@@ -108,3 +103,7 @@ def show_sampling(gpu: str, told: dict[str, Any]) -> str:
     )
     sources = sorted({frame["source"] for frame in told["measured"]})
     return "\n".join([table(rows), assumed, *(f"measured: {source}, after 1 to 2 frames" for source in sources)])
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:,.1f}" if seconds > 1e-3 else f"{1e3 * seconds:.3f}"

@@ -16,7 +16,7 @@ from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.model.head import Solver
 
-KERNELS_PER_LAYER = 12  # of attention and MLP: 4 products, 2 norms, 2 sums, activation, attention, rotation, copies
+KERNELS_PER_LAYER = 12  # operations of attention and MLP, as a pass issues them on average
 SOLVER_KERNELS: dict[Solver, int] = {"ddpm": 4, "ddim": 2, "dpm++": 5, "euler": 1, "heun": 3}  # of a solver's update
 
 
