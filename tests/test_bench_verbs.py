@@ -1,4 +1,4 @@
-"""Claims about the halves, comparisons, rooflines and profiles of `magi bench`, and the floors that `magi info` tells."""
+"""Claims about halves, comparisons, rooflines and profiles of `magi bench`, and the floors that `magi info` tells."""
 
 from __future__ import annotations
 
