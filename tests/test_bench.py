@@ -33,6 +33,7 @@ from tests.toys import FLOW, intervals, random_latents, tiny, trained_looking
 
 CPU = torch.device("cpu")
 SUMMARY = {"median", "min", "max", "repeats"}
+FRAME_PARTS = ("transformer", "head", "total")
 
 
 def numbers(value: Any) -> list[float]:
@@ -58,8 +59,8 @@ def test_quick_bench_reports_everything(kind: str, tmp_path: Path, capsys: pytes
     report = run_bench(model, quick=True, json_path=tmp_path / "made" / "bench.json")
 
     assert set(report) == {
-        "machine", "model", "effort", "training", "training_flops",
-        "frame", "growth", "operations", "cache", "deterministic",
+        "machine", "method", "model", "effort", "training", "training_flops", "roofline",
+        "frame", "frame_flops", "growth", "operations", "cache", "deterministic",
     }  # fmt: skip
     assert {"cpu", "cores", "device", "torch", "threads", "omp_wait_policy", "date"} <= set(report["machine"])
     for precision in ("fp32", "bf16"):
@@ -78,6 +79,14 @@ def test_quick_bench_reports_everything(kind: str, tmp_path: Path, capsys: pytes
                 assert set(timed["exponent"]) == SUMMARY
             assert len(growth["speedup"][part]) == len(growth["lengths"])
     assert all(math.isfinite(number) for number in numbers(report))
+    assert report["frame_flops"]["counted"] == pytest.approx(report["frame_flops"]["planned"], rel=0.02)
+    roofline = report["roofline"]
+    assert min(numbers(roofline["peaks"])) > 0
+    shares = [
+        *roofline["training"].values(),
+        *(row[p] for row in roofline["sampling"] for p in (*FRAME_PARTS, "total")),
+    ]
+    assert all(0 < share["min"] <= share["median"] <= share["max"] <= 1.3 for share in shares)
 
     assert json.loads((tmp_path / "made" / "bench.json").read_text()) == json.loads(json.dumps(report))
     printed = capsys.readouterr().out

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from magi.model import attention, plan
 from magi.model.config import PRESETS, MagiConfig
 from magi.model.draws import draw_counts, draw_training
-from magi.model.head import HeadConfig
+from magi.model.head import HeadConfig, Solver
 from magi.model.magi import Magi
 from magi.model.masking import mask_ratio
 from magi.sampling.config import SampleConfig
@@ -92,13 +92,22 @@ def test_more_mask_steps_than_tokens_cost_no_more() -> None:
     assert len({plan.frame_flops(SMALL, past=2, mask_steps=count, head_steps=10) for count in counts}) == 1
 
 
-def test_heun_calls_the_head_twice_per_step() -> None:
-    """Only the head's share grows with the solver, by the calls alone."""
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_flow_solvers_cost_what_they_run(solver: Solver) -> None:
+    """Heun calls the head twice per step, but modulates it once for the end of a step and the beginning of the next."""
     flow = VARIANTS["flow head"]
-    euler = plan.frame_flops(flow, past=1, mask_steps=3, head_steps=10, solver="euler")
-    heun = plan.frame_flops(flow, past=1, mask_steps=3, head_steps=10, solver="heun")
-    assert heun.transformer == euler.transformer
-    assert heun.head - euler.head == flow.tokens * 10 * plan.head_call_flops(flow)
+    head = Magi(flow).head.eval()
+    rows, steps = 5, 10
+    with FlopCounterMode(display=False) as counter:
+        head.sample(
+            torch.randn(rows, flow.width), torch.randn(1, rows, flow.token_channels), num_steps=steps, solver=solver
+        )
+    costs = {
+        s: plan.frame_flops(flow, past=1, mask_steps=1, head_steps=steps, solver=s).head for s in ("euler", "heun")
+    }
+    times = (steps + (solver == "heun")) * plan.time_flops(flow)
+    assert (counter.get_total_flops() - times) / rows == (costs[solver] - times) / flow.tokens
+    assert costs["euler"] < costs["heun"] < 2 * costs["euler"]
 
 
 def test_mean_mask_ratio_is_that_of_the_draws() -> None:

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from magi.bench.measure import Spread, alternate
+from magi.bench.rows import Row, measured
 from magi.model.magi import Magi
 from magi.training.optim import OptimConfig, build_optimizer
-
-Row = tuple[str, str, str, str]  # quantity, value, spread, what it is to be compared with
 
 
 def measure_encoding(
@@ -93,18 +92,13 @@ def measure_sources(
 
 def rows(report: Mapping[str, Any]) -> Iterator[Row]:
     """The report as lines of a table."""
-    for name, measured in report["encoding"].items():
-        value, spread = _told(measured["frames_per_second"])
-        yield (f"frames per second and core, {name}", value, spread, "")
+    for name, stage in report["encoding"].items():
+        yield measured(f"frames per second and core, {name}", stage["frames_per_second"])
     for name, count in report["bytes"].items():
-        yield (f"bytes, {name}", f"{count:,.0f}", "", "")
+        title = f"bytes, {name}"
+        yield Row((title, f"{count:,.0f}", "", ""), title, (count,))
     for what in ("batch", "step"):
         for name in ("videos", "latents"):
-            value, spread = _told(report["training"][name][what]["clips_per_second"])
-            yield (f"clips per second, {what}, from {name}", value, spread, "")
-        value, spread = _told(report["training"]["ratio"][what])
-        yield (f"  times faster from latents, {what}", value, spread, "")
-
-
-def _told(summary: Mapping[str, float]) -> tuple[str, str]:
-    return f"{summary['median']:,.4g}", f"{summary['min']:,.4g} - {summary['max']:,.4g}"
+            rate = report["training"][name][what]["clips_per_second"]
+            yield measured(f"clips per second, {what}, from {name}", rate)
+        yield measured(f"  times faster from latents, {what}", report["training"]["ratio"][what])

@@ -9,9 +9,8 @@ every clip opens its file anew, and all of it is on one core.
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from magi.bench.measure import Spread, alternate, machine
-from magi.report.console import table
+from magi.bench.compare import read_earlier
+from magi.bench.measure import METHOD, Spread, alternate, machine
+from magi.bench.outcome import described, publish
+from magi.bench.rows import Row
 from magi.seeds import generator
 from magi.threads import configure_threads
 from magi.video import Frames, IsolatedReader, ReadableVideo, decode_video, open_video, resize
 from magi.video.libraries import pyav
 
 CLIP_FRAMES = 16
+HEADER = (
+    "clips of 16 frames a second, one core", "keys", "interval", "size",
+    "sought", "whole", "isolated", "speedup", "isolation, ms",
+)  # fmt: skip
 WAYS = ("sought", "whole", "isolated")  # by key frame; decoded from the start; by key frame, in another process
 
 
@@ -72,24 +77,29 @@ QUICK = DecodingEffort(
 )
 
 
-def run_decoding_bench(*, quick: bool = False, json_path: Path | None = None) -> dict[str, Any]:
+def run_decoding_bench(
+    *, quick: bool = False, json_path: Path | None = None, compare: Path | None = None
+) -> dict[str, Any]:
     """Measure how fast clips are read on one core, print a table, and return all results.
 
     Args:
         quick: measure so little that the numbers only prove that everything runs.
         json_path: where to save the results.
+        compare: results of an earlier run, to set beside these.
 
     Returns:
-        ``machine``, ``effort``, and ``rows``: for each kind of file, interval and size the ``clips_per_second`` of each
-        of `WAYS`, the ``speedup`` of seeking over decoding from the start, and ``isolation_ms``, which another process
-        adds to a clip. A measured quantity is a summary: ``median``, ``min``, ``max``, ``repeats``.
+        ``machine``, ``method``, ``effort``, and ``rows``: for each kind of file, interval and size the
+        ``clips_per_second`` of each of `WAYS`, the ``speedup`` of seeking over decoding from the start, and
+        ``isolation_ms``, which another process adds to a clip. A measured quantity is a summary: ``median``, ``min``,
+        ``max``, ``repeats``.
     """
-    effort = QUICK if quick else DecodingEffort()
+    effort, earlier = QUICK if quick else DecodingEffort(), read_earlier(compare, section="rows", rows=rows)
     configure_threads(1)
     av = pyav()
     versions = {"pyav": av.__version__, "ffmpeg": av.ffmpeg_version_info}
     report: dict[str, Any] = {
         "machine": machine(torch.device("cpu")) | versions,
+        "method": METHOD,
         "effort": {"quick": quick, **asdict(effort)},
         "rows": [],
     }
@@ -102,10 +112,8 @@ def run_decoding_bench(*, quick: bool = False, json_path: Path | None = None) ->
             for interval in effort.intervals:
                 for size in effort.sizes:
                     report["rows"].append(measure_reading(film, paths, reader, interval, size, effort))
-    print(show(report))
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    text = described(report, list(rows(report)), earlier, header=HEADER, words=(0,))
+    publish(report, text, json_path=json_path)
     return report
 
 
@@ -156,22 +164,16 @@ def write_film(path: Path, film: Film, frames: int) -> None:
         container.mux(stream.encode(None))
 
 
-def show(report: dict[str, Any]) -> str:
-    """The report for people: what was measured on what, and a table."""
-    described = "  ".join(f"{name} {value}" for name, value in report["machine"].items())
-    quick = ["quick: these numbers only prove that everything runs"] if report["effort"]["quick"] else []
-    head = ("clips of 16 frames a second, one core", "keys", "interval", "size", *WAYS, "speedup", "isolation, ms")
-    rows = [head, *map(_row, report["rows"])]
-    return "\n".join([described, *quick, table(rows)])
-
-
-def _row(row: dict[str, Any]) -> tuple[str, ...]:
-    rates = (f"{row['clips_per_second'][way]['median']:.3g}" for way in WAYS)
-    speedup, added = row["speedup"], row["isolation_ms"]
-    return (
-        row["film"],
-        *(str(row[key]) for key in ("key_distance", "interval", "size")),
-        *rates,
-        f"{speedup['median']:.2f} ({speedup['min']:.2f} - {speedup['max']:.2f})",
-        f"{added['median']:.1f} ({added['min']:.1f} - {added['max']:.1f})",
-    )
+def rows(report: Mapping[str, Any]) -> Iterator[Row]:
+    """The report as lines of a table: a kind of file, at an interval and a size."""
+    for row in report["rows"]:
+        rates = tuple(row["clips_per_second"][way]["median"] for way in WAYS)
+        speedup, added = row["speedup"], row["isolation_ms"]
+        name = (row["film"], *(str(row[key]) for key in ("key_distance", "interval", "size")))
+        cells = (
+            *name,
+            *(f"{rate:.3g}" for rate in rates),
+            f"{speedup['median']:.2f} ({speedup['min']:.2f} - {speedup['max']:.2f})",
+            f"{added['median']:.1f} ({added['min']:.1f} - {added['max']:.1f})",
+        )
+        yield Row(cells, ", ".join(name), rates)

@@ -23,6 +23,9 @@ import numpy as np
 import torch
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+METHOD = "each run once untimed to warm up, then in turn; median and range of wall-clock times"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,13 @@ def count_operations(run: Callable[[], object]) -> int:
     with OperationCounter() as counter:
         run()
     return counter.count
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Operations of the matrix products of a run, by torch's counter: a multiplication and an addition are two."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
 
 
 def fitted_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:

@@ -1,34 +1,45 @@
-"""How fast a model is on this machine: `magi bench`. One table for people, one JSON for machines.
+"""How fast a model is on this machine: `magi bench MODEL`, or its sampling or its training alone.
 
-Nothing here knows how to measure; it decides what is measured, how often, and how it is told.
+Nothing here knows how to measure; it decides what is measured and how often.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from magi.bench.measure import machine
+from magi.bench.compare import read_earlier
+from magi.bench.measure import METHOD, machine
+from magi.bench.model_rows import rows
+from magi.bench.outcome import described, publish
+from magi.bench.profile import write_profile
+from magi.bench.roofline import Peaks, frame_possible, frame_shares, measure_peaks, training_shares
 from magi.bench.sampling import (
+    Rollout,
+    count_frame_flops,
     count_head_operations,
     measure_cache,
     measure_determinism,
     measure_frames,
     measure_growth,
+    race,
+    step_settings,
 )
-from magi.bench.training import count_training_flops, measure_training
+from magi.bench.training import TrainingStep, count_training_flops, measure_training, time_training_parts
+from magi.model import plan
 from magi.model.config import PRESETS
 from magi.model.magi import Magi
-from magi.report.console import table
 from magi.sampling.release import Release, load
+from magi.sampling.rollout import generate
 from magi.threads import configure_threads
 
-Row = tuple[str, str, str, str]  # quantity, value, spread, what it is to be compared with
+Part = Literal["sampling", "training"]
+PARTS: tuple[Part, ...] = ("sampling", "training")
+SECTIONS: dict[Part, str] = {"sampling": "frame", "training": "training_flops"}  # of a report, which tell its parts
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Effort:
     growth_repeats: int = 3
     deterministic_batch: int = 4
     head_steps: int = 100
-    """Steps of the calls whose operations are counted."""
+    """Steps of the calls whose operations are counted, and of the frame that is profiled."""
 
 
 QUICK = Effort(
@@ -61,10 +72,13 @@ QUICK = Effort(
 def run_bench(
     model: Magi | Release | str | Path,
     *,
+    parts: Sequence[Part] = PARTS,
     device: torch.device | str = "cpu",
     threads: int | None = None,
     quick: bool = False,
     json_path: Path | None = None,
+    compare: Path | None = None,
+    profile: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a model, print a table of the results, and return all of them.
 
@@ -73,44 +87,116 @@ def run_bench(
     Args:
         model: a model, a release, the name of a preset, or the folder of a release. It is moved to the device and put
             into evaluation mode; its weights stay as they are.
+        parts: what of it, training, sampling or both.
         device: where to measure.
         threads: CPU threads; None leaves them as they are.
         quick: measure so little that the numbers only prove that everything runs.
         json_path: where to save the results.
+        compare: results of an earlier run, to set beside these.
+        profile: where to write a text profile, of one part.
 
     Returns:
-        ``machine`` (processor, versions, threads, date), ``model`` (name, parameters, configuration), ``effort`` (how
-        much was measured), and ``training``, ``training_flops``, ``frame``, ``growth`` (by batch size), ``operations``,
-        ``cache`` and ``deterministic``, as the functions that measure them describe. A measured quantity is a summary:
-        ``median``, ``min``, ``max`` and the number of ``repeats``.
+        ``machine`` (processor, versions, threads, date), ``method`` (in words), ``model`` (name, parameters,
+        configuration), ``effort`` (how much was measured), and as the functions that measure them describe: of training
+        ``training`` and ``training_flops``, of sampling ``frame``, ``frame_flops``, ``growth`` (by batch size),
+        ``operations``, ``cache`` and ``deterministic``; and ``roofline``: the machine's ``peaks`` and by part the
+        shares of the possible that were reached. A measured quantity is a summary: ``median``, ``min``, ``max`` and the
+        number of ``repeats``.
+
+    Raises:
+        ValueError: `compare` is no such file, or a profile of both parts is asked for.
     """
+    if profile is not None and len(parts) != 1:
+        raise ValueError("a profile is of one part, sampling or training")
     if threads is not None:
         configure_threads(threads)
+    earlier = read_earlier(compare, section=SECTIONS[parts[0]], rows=rows)
     device = torch.device(device)
     name, model = _resolve(model)
     model = model.to(device).eval()
     effort = QUICK if quick else Effort()
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    count = sum(parameter.numel() for parameter in model.parameters())
     report: dict[str, Any] = {
         "machine": machine(device),
-        "model": {"name": name, "parameters": parameters, **asdict(model.config)},
+        "method": METHOD,
+        "model": {"name": name, "parameters": count, **asdict(model.config)},
         "effort": {"quick": quick, **asdict(effort)},
+    }
+    tokens = effort.train_batch * plan.stream_frames(model.config) * model.config.frame_tokens
+    peaks = measure_peaks(model.config, rows=tokens, device=device, dtype=model.head_position.dtype)
+    report["roofline"] = {"peaks": asdict(peaks)}
+    if "sampling" in parts:
+        report |= _sampling(model, effort)
+        report["roofline"]["sampling"] = _sampling_shares(model, report["frame"], peaks, effort)
+    if "training" in parts:
+        report["training_flops"] = count_training_flops(model.config)
+        report["training"] = measure_training(
+            model, batch=effort.train_batch, repeats=effort.train_steps, device=device
+        )
+        report["roofline"]["training"] = training_shares(report["training"], peaks)
+    if profile is not None:
+        PROFILES[parts[0]](model, effort, profile, f"magi bench {parts[0]} {name} --profile FILE: ")
+    publish(report, f"{_summary(report)}\n{described(report, list(rows(report)), earlier)}", json_path=json_path)
+    return report
+
+
+def _sampling(model: Magi, effort: Effort) -> dict[str, Any]:
+    """All of sampling."""
+    return {
         "operations": count_head_operations(model.head, steps=effort.head_steps, rows=1),
         "cache": measure_cache(model, batch=2, frames=max(effort.lengths)),
-        "training_flops": count_training_flops(model.config),
+        "frame_flops": count_frame_flops(model),
         "frame": measure_frames(model, batches=effort.batches, frames=effort.frames),
         "deterministic": measure_determinism(model, batch=effort.deterministic_batch, frames=effort.frames),
         "growth": [
             measure_growth(model, batch=batch, lengths=effort.lengths, repeats=effort.growth_repeats)
             for batch in effort.batches
         ],
-        "training": measure_training(model, batch=effort.train_batch, repeats=effort.train_steps, device=device),
     }
-    print(show(report))
-    if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    return report
+
+
+def _sampling_shares(
+    model: Magi, measured: Sequence[Mapping[str, Any]], peaks: Peaks, effort: Effort
+) -> list[dict[str, Any]]:
+    """The roofline of each row of frames, which see 1 to `effort.frames` frames."""
+    weight = model.head_position
+    precision = "bf16" if weight.dtype == torch.bfloat16 else "fp32"
+    past, size = (1 + effort.frames) / 2, weight.element_size()
+    return [
+        frame_shares(
+            row, frame_possible(model.config, peaks, past=past, row=row, precision=precision, bytes_per_value=size)
+        )
+        for row in measured
+    ]
+
+
+def _profile_sampling(model: Magi, effort: Effort, path: Path, title: str) -> None:
+    """A frame at the paper's steps, of one video."""
+    exact = step_settings(model.config.head.kind, model.config.tokens)[0]
+    settings = replace(exact, head_steps=effort.head_steps)
+    rollout = {"": Rollout(model, settings)}
+    times = race(rollout, frames=effort.frames + 1)[""][1:]
+    seconds = {part: [getattr(time, part) for time in times] for part in ("transformer", "head", "rest", "total")}
+    video = generate(model, None, num_frames=2, seeds=[0], settings=settings)
+    next(video)
+    steps = f"{settings.mask_steps} x {settings.head_steps} {settings.solver}"
+    told = f"{title}a frame of one video, {steps}"
+    write_profile(path, title=told, seconds=seconds, run=lambda: next(video), device=model.head_position.device)
+
+
+def _profile_training(model: Magi, effort: Effort, path: Path, title: str) -> None:
+    """A step in float32."""
+    device, batch = model.head_position.device, effort.train_batch
+    step = TrainingStep(model, batch=batch, device=device)
+    seconds = time_training_parts(step, "fp32", repeats=effort.train_steps)
+    told = f"{title}a step of {batch} clips, fp32"
+    write_profile(path, title=told, seconds=seconds, run=lambda: step("fp32"), device=device)
+
+
+PROFILES: dict[Part, Callable[[Magi, Effort, Path, str], None]] = {
+    "sampling": _profile_sampling,
+    "training": _profile_training,
+}
 
 
 def _resolve(model: Magi | Release | str | Path) -> tuple[str, Magi]:
@@ -125,65 +211,9 @@ def _resolve(model: Magi | Release | str | Path) -> tuple[str, Magi]:
     return Path(model).name, load(model).model
 
 
-def show(report: dict[str, Any]) -> str:
-    """The report for people: what was measured on what, and a table."""
-    described = "  ".join(f"{name} {value}" for name, value in report["machine"].items())
+def _summary(report: Mapping[str, Any]) -> str:
+    """The model in a line."""
     model = report["model"]
     head = f"{model['head']['kind']} head {model['head']['depth']} x {model['head']['width']}"
     size = f"{model['parameters'] / 1e6:.2f} M parameters, {model['depth']} blocks of width {model['width']}, {head}"
-    quick = ["quick: these numbers only prove that everything runs"] if report["effort"]["quick"] else []
-    return "\n".join([f"{model['name']}: {size}", described, *quick, table(list(_rows(report)), words=(0, 2, 3))])
-
-
-def _rows(report: dict[str, Any]) -> Iterator[Row]:
-    yield ("", "median", "min - max", "")
-    yield from _training_rows(report)
-    yield from _frame_rows(report)
-    for growth in report["growth"]:
-        yield from _growth_rows(growth)
-    for solver, count in report["operations"].items():
-        with_setup = f"{count['all']:.1f} with set-up"
-        yield (f"operations per denoising step, {solver}", f"{count['loop']}", with_setup, "goal <= 30")
-    cache = report["cache"]
-    yield ("KV cache per frame, bytes", f"{cache['bytes_per_frame']:,}", "", f"formula {cache['formula']:,}")
-
-
-def _training_rows(report: dict[str, Any]) -> Iterator[Row]:
-    training, flops = report["training"], report["training_flops"]
-    for precision in ("fp32", "bf16"):
-        for quantity in ("clips_per_second", "tokens_per_second", "gflops"):
-            value, spread = _told(training[precision][quantity])
-            yield (f"training {precision}, {quantity.replace('_', ' ')}", value, spread, f"batch {training['batch']}")
-    compared = f"{flops['ratio']:.3f} of the plain layout"
-    yield ("training operations, GFLOP per clip", f"{flops['pruned'] / 1e9:,.2f}", "", compared)
-
-
-def _frame_rows(report: dict[str, Any]) -> Iterator[Row]:
-    for row in report["frame"]:
-        value, spread = _told(row["total"])
-        shares = ", ".join(f"{part} {row[part]['median']:.3g}" for part in ("transformer", "head", "rest"))
-        steps = f"{row['mask_steps']} x {row['head_steps']} {row['solver']}"
-        yield (f"ms per frame, {steps}, batch {row['batch']}", value, spread, shares)
-    exact = report["deterministic"]
-    value, spread = _told(exact["deterministic"])
-    compared = f"{exact['ratio']:.2f} x batched {exact['batched']['median']:.3g}"
-    yield (f"ms per frame, deterministic, batch {exact['batch']}", value, spread, compared)
-
-
-def _growth_rows(growth: dict[str, Any]) -> Iterator[Row]:
-    lengths, batch = ", ".join(map(str, growth["lengths"])), f"batch {growth['batch']}"
-    goals = {"total": "goal <= 1.05", "transformer": "goal <= 1.10"}
-    for part, told in (("total", "with head"), ("transformer", "transformer alone")):
-        for way in ("cached", "uncached"):
-            timed = growth[way][part]
-            seconds = ", ".join(f"{summary['median']:.3g}" for summary in timed["seconds"])
-            yield (f"seconds for {lengths} frames, {way}, {told}", seconds, "", batch)
-            value, spread = _told(timed["exponent"])
-            yield (f"  exponent, {way}, {told}", value, spread, f"{batch}, {goals[part]}" if way == "cached" else batch)
-        speedup = ", ".join(f"{summary['median']:.3g}" for summary in growth["speedup"][part])
-        yield (f"  times faster with the cache, {told}", speedup, "", batch)
-
-
-def _told(summary: dict[str, float]) -> tuple[str, str]:
-    """Median and range of a summary."""
-    return f"{summary['median']:,.4g}", f"{summary['min']:,.4g} - {summary['max']:,.4g}"
+    return f"{model['name']}: {size}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magi.bench.measure import Spread, count_operations, fitted_exponent, now, stopwatch
+from magi.bench.measure import Spread, count_flops, count_operations, fitted_exponent, now, stopwatch
 from magi.model import plan
 from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
@@ -146,6 +146,21 @@ def measure_frames(model: Magi, *, batches: Sequence[int], frames: int) -> list[
             row[part] = seconds.times(1e3 / batch).summary()
         rows.append(row)
     return rows
+
+
+def count_frame_flops(model: Magi) -> dict[str, Any]:
+    """Operations of a frame after one other, at the cheapest of the measured steps.
+
+    Returns:
+        The steps, ``past``, and ``counted``, by torch's counter, beside ``planned``, by the planner's formula.
+    """
+    settings = step_settings(model.config.head.kind, model.config.tokens)[-1]
+    video = generate(model, None, num_frames=2, seeds=[0], settings=settings)
+    next(video)
+    steps: dict[str, Any] = {"mask_steps": settings.mask_steps, "head_steps": settings.head_steps}
+    counted = count_flops(lambda: next(video))  # with the pass that commits the first frame, which has seen none
+    planned = plan.frame_flops(model.config, past=1, solver=settings.solver, **steps)
+    return {**steps, "solver": settings.solver, "past": 1, "counted": counted, "planned": planned.total}
 
 
 def measure_growth(model: Magi, *, batch: int, lengths: Sequence[int], repeats: int) -> dict[str, Any]:

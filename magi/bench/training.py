@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from magi.bench.measure import alternate
+from magi.bench.measure import alternate, count_flops, now, stopwatch
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.model.draws import TrainingDraws, draw_training
@@ -26,6 +25,8 @@ from magi.model.forcing import LAYOUTS, OBSERVATION, Streams, hidden, with_noise
 from magi.model.magi import Magi
 from magi.model.masking import masked_count
 from magi.training.optim import OptimConfig, build_optimizer
+
+Precision = Literal["fp32", "bf16"]
 
 
 def typical_draws(config: MagiConfig, samples: Sequence[int]) -> tuple[TrainingDraws, TrainingDraws]:
@@ -42,30 +43,52 @@ def typical_draws(config: MagiConfig, samples: Sequence[int]) -> tuple[TrainingD
     return masked, everything
 
 
+class TrainingStep:
+    """Whole optimizer steps, from the draws to the updated weights, on latents that are already there.
+
+    Args:
+        model: is copied.
+        batch: clips.
+        device: where it is.
+    """
+
+    def __init__(self, model: Magi, *, batch: int, device: torch.device) -> None:
+        config = model.config
+        self.model = deepcopy(model).train().requires_grad_(True)
+        self.batch, self.device, self.optim = batch, device, OptimConfig()
+        self.optimizer = build_optimizer(self.model, self.optim)
+        shape = (config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
+        latents = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+        self.latents = latents.to(model.head_position)
+        self.interval = torch.ones(batch, dtype=torch.long, device=device)
+
+    def __call__(self, precision: Precision) -> None:
+        """One step."""
+        draws = typical_draws(self.model.config, range(self.batch))[0].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = self.model(self.latents, self.interval, draws)["loss"]
+        self.backward(loss)
+        self.update()
+
+    def backward(self, loss: Tensor) -> None:
+        """The gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    def update(self) -> None:
+        """The weights."""
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip)
+        self.optimizer.step()
+
+
 def measure_training(model: Magi, *, batch: int, repeats: int, device: torch.device) -> dict[str, Any]:
-    """Time whole optimizer steps, from the draws to the updated weights, on latents that are already there.
+    """Time optimizer steps.
 
     Returns:
         By precision: ``step_seconds``, ``clips_per_second``, ``tokens_per_second`` (T N per clip) and ``gflops`` (as
         the planner counts a clip's operations), each a summary; and the ``batch``.
     """
-    config = model.config
-    trained = deepcopy(model).train().requires_grad_(True)
-    optim = OptimConfig()
-    optimizer = build_optimizer(trained, optim)
-    shape = (config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
-    latents = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0)).to(model.head_position)
-    interval = torch.ones(batch, dtype=torch.long, device=device)
-
-    def step(precision: str) -> None:
-        draws = typical_draws(config, range(batch))[0].to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = trained(latents, interval, draws)["loss"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), optim.clip)
-        optimizer.step()
-
+    config, step = model.config, TrainingStep(model, batch=batch, device=device)
     runs: dict[str, Callable[[], object]] = {"fp32": lambda: step("fp32"), "bf16": lambda: step("bf16")}
     results: dict[str, Any] = {"batch": batch}
     for precision, seconds in alternate(runs, repeats=repeats, device=device).items():
@@ -79,6 +102,28 @@ def measure_training(model: Magi, *, batch: int, repeats: int, device: torch.dev
     return results
 
 
+def time_training_parts(step: TrainingStep, precision: Precision, *, repeats: int) -> dict[str, list[float]]:
+    """Seconds of steps by part: forward through transformer and head, backward, update, and the rest, the draws."""
+    model, device = step.model, step.device
+    parts: dict[str, list[tuple[object, str]]] = {
+        "transformer, forward": [(model, "conditions")],
+        "head, forward": [(model.head, "loss")],
+        "backward": [(step, "backward")],
+        "update": [(step, "update")],
+    }
+    times: dict[str, list[float]] = {part: [] for part in (*parts, "rest", "total")}
+    step(precision)
+    with stopwatch(parts, device=device) as spent:
+        for _ in range(repeats):
+            before, start = dict(spent), now(device)
+            step(precision)
+            total = now(device) - start
+            each = {part: spent[part] - before[part] for part in parts}
+            for part, seconds in {**each, "rest": total - sum(each.values()), "total": total}.items():
+                times[part].append(seconds)
+    return times
+
+
 def count_training_flops(config: MagiConfig) -> dict[str, float]:
     """Operations of one clip's training, forward and backward, as computed and in the plain layout.
 
@@ -89,8 +134,8 @@ def count_training_flops(config: MagiConfig) -> dict[str, float]:
         shape = (config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
         latents, interval = torch.empty(1, *shape), torch.ones(1, dtype=torch.long)
     masked, everything = (draws.to(torch.device("meta")) for draws in typical_draws(config, [0]))
-    pruned = _flops(lambda: model(latents, interval, masked)["loss"].backward())
-    plain = _flops(lambda: plain_loss(model, latents, interval, masked, everything).backward())
+    pruned = count_flops(lambda: model(latents, interval, masked)["loss"].backward())
+    plain = count_flops(lambda: plain_loss(model, latents, interval, masked, everything).backward())
     return {"pruned": pruned, "plain": plain, "ratio": pruned / plain}
 
 
@@ -141,9 +186,3 @@ def with_last_observation(streams: Streams, tokens: Tensor, draws: TrainingDraws
         noise_level=torch.cat([draws.noise_level[:, -1:], streams.noise_level], dim=1),
         temporal_mask=mask,
     )
-
-
-def _flops(run: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return int(counter.get_total_flops())

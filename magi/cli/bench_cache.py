@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +15,9 @@ import torch
 from torch import nn
 
 from magi.bench.cache import measure_encoding, measure_sources, rows
-from magi.bench.measure import machine
+from magi.bench.compare import read_earlier
+from magi.bench.measure import METHOD, machine
+from magi.bench.outcome import described, publish
 from magi.cli.arguments import Common, CommonOptions, check_counts, parse
 from magi.cli.runs import train_on
 from magi.data.folder import FolderSource, list_videos
@@ -29,7 +30,6 @@ from magi.experiments.footage import Decoded, opener_of_threads, read
 from magi.experiments.presets import PRESETS
 from magi.experiments.video import preparation
 from magi.model.magi import Magi
-from magi.report.console import table
 from magi.seeds import generator
 from magi.tokenizers.protocol import Tokenizer, to_pixels
 from magi.tokenizers.store import fingerprint, load_tokenizer
@@ -61,6 +61,8 @@ class BenchCacheArguments:
     """Of every measurement."""
     json: Path | None = None
     """Write every measurement to this file."""
+    compare: Path | None = None
+    """An earlier --json of this benchmark: ratios of all shared figures, new over old."""
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
     common: CommonOptions = field(default_factory=Common)
@@ -75,15 +77,15 @@ def main(words: Sequence[str]) -> int:
     """Run the verb."""
     arguments = parse(BenchCacheArguments, words, usage="bench cache")
     check_counts(arguments, "videos", "batch", "repeats")
-    if arguments.quick:
+    quick = arguments.quick
+    if quick:
         arguments = replace(arguments, quick=False, **QUICK)
-        print("quick: these numbers only prove that everything runs")
+    earlier = read_earlier(arguments.compare, section="encoding", rows=rows)
     with tempfile.TemporaryDirectory() as folder:
-        report = measure(arguments, Path(folder), pick_device(arguments.device))
-    print(table(list(rows(report))))
-    if arguments.json is not None:
-        told = {"command": shlex.join(["magi", "bench", "cache", *words]), **report}
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        measured = measure(arguments, Path(folder), pick_device(arguments.device))
+    command = shlex.join(["magi", "bench", "cache", *words])
+    report = {"command": command, "method": METHOD, "effort": {"quick": quick}, **measured}
+    publish(report, described(report, list(rows(report)), earlier), json_path=arguments.json)
     return 0
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from magi.checkpoint import read_config
 from magi.cli.arguments import Common, CommonOptions, asks_for_help, check_counts, parse, split_name
+from magi.cli.info_latency import sampling_on, show_sampling
 from magi.cli.models import describe, find_release, sample_settings
 from magi.cli.show import quantity
 from magi.experiments.encode import DRAWN
@@ -36,7 +37,8 @@ class InfoArguments:
     """
 
     gpu: Literal["a100", "h100", "h200", "b200"] | None = None
-    """Plan the training on such GPUs: steps, days, memory per GPU with and without activation checkpointing."""
+    """Plan the training on such GPUs: steps, days, memory per GPU with and without activation checkpointing; and on
+    h200 how fast frames could be sampled, beside what was measured."""
     count: int | None = None
     """GPUs that share a batch; 8 with --gpu."""
     mfu: float | None = None
@@ -66,6 +68,7 @@ def main(words: Sequence[str]) -> int:
     costs = compute(arguments) | latents_on_disk(name, arguments)
     if arguments.gpu is not None:
         costs |= training(name, arguments)
+        costs |= sampling_on(arguments.gpu, arguments.model, arguments.sample, past=costs["frames before"])
     print(json.dumps(costs, indent=1) if arguments.json else f"{name}: {summary(arguments.model)}\n\n{show(costs)}")
     return 0
 
@@ -166,7 +169,8 @@ def show(costs: dict[str, Any]) -> str:
             ("  of a video of mean length", "", quantity(disk["bytes_per_video"], "B")),
             ("  different clips in it", "", f"{disk['distinct']:,.0f} of {disk['possible']:,}"),
         ]
-    return table(rows + show_training(costs) if "training" in costs else rows)
+    text = table(rows + show_training(costs) if "training" in costs else rows)
+    return f"{text}\n\n{show_sampling(costs['GPUs']['kind'], costs['sampling'])}" if "sampling" in costs else text
 
 
 def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:

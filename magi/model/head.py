@@ -276,7 +276,8 @@ class DiffusionHead(nn.Module):
             if spacing is not None:
                 raise ValueError(f"spacing is {spacing!r}; a flow head takes uniform steps, leave it None")
             dtype = torch.promote_types(self.input_proj.weight.dtype, torch.float32)
-            denoise = network(diffusion.flow_times(num_steps, noise.device, dtype))
+            times = diffusion.flow_times(num_steps, noise.device, dtype)
+            denoise = network(times if solver == "heun" else times[:-1])  # Euler never looks at where it arrives
             integrate = diffusion.sample_flow_euler if solver == "euler" else diffusion.sample_flow_heun
             return integrate(denoise, noise[0], num_steps=num_steps, temperature=temperature)
         trained = diffusion.cosine_schedule(self.config.train_steps)

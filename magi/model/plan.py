@@ -100,13 +100,18 @@ def transformer_flops(config: MagiConfig, *, frames: int, attended: int, wanted:
 
 
 def head_call_flops(config: MagiConfig) -> float:
-    """The head once on one token: input 2 C W, per block 10 W^2 (modulation 6, MLP 4), last modulation 4 W^2, output.
+    """The head once on one token, modulated already: input 2 C W, per block 4 W^2, output.
 
-    The embeddings of time and condition, which are shared between calls, are not included.
+    The embeddings of time and condition, and the modulations made of them, are shared between calls.
     """
     width = config.head.width
     outputs = config.token_channels * (2 if config.head.kind == "diffusion" else 1)  # its variance is learned as well
-    return 2 * config.token_channels * width + (10 * config.head.depth + 4) * width**2 + 2 * width * outputs
+    return 2 * config.token_channels * width + 4 * config.head.depth * width**2 + 2 * width * outputs
+
+
+def modulation_flops(config: MagiConfig) -> float:
+    """Shift, scale and gate of one token at one time: 6 W^2 per block, and 4 W^2 of the output layer."""
+    return (6 * config.head.depth + 4) * config.head.width**2
 
 
 def time_flops(config: MagiConfig) -> float:
@@ -129,7 +134,8 @@ def forward_flops(config: MagiConfig, *, masked: float | None = None) -> Flops:
     streams = stream_frames(config)
     hidden = config.tokens * mean_mask_ratio(config) * mean_predicted_frames(config) if masked is None else masked
     rows = config.masks_per_clip * hidden
-    per_row = condition_flops(config) + config.head_repeats * (time_flops(config) + head_call_flops(config))
+    per_time = time_flops(config) + modulation_flops(config) + head_call_flops(config)
+    per_row = condition_flops(config) + config.head_repeats * per_time
     predicted = config.masks_per_clip * config.num_frames
     return Flops(transformer_flops(config, frames=streams, attended=streams, wanted=predicted), rows * per_row)
 
@@ -154,10 +160,11 @@ def frame_flops(
     """
     steps = min(mask_steps, config.tokens)
     calls = head_steps * (CALLS_PER_STEP[solver] if solver else 1)
-    per_token = condition_flops(config) + calls * head_call_flops(config)
+    times = head_steps + (solver == "heun")  # it looks at the end of a step too, where the next one begins
+    per_token = condition_flops(config) + calls * head_call_flops(config) + times * modulation_flops(config)
     mask_step = transformer_flops(config, frames=1, attended=past + 1)
     commit = transformer_flops(config, frames=1, attended=past + 1, wanted=0)
-    return Flops(steps * mask_step + commit, config.tokens * per_token + steps * head_steps * time_flops(config))
+    return Flops(steps * mask_step + commit, config.tokens * per_token + steps * times * time_flops(config))
 
 
 def cache_bytes(config: MagiConfig, *, bytes_per_value: int = 4) -> int:
