@@ -215,10 +215,11 @@ def test_pruning_is_exact(changes: dict[str, Any]) -> None:
 
 
 def test_pruning_saves_what_it_should() -> None:
-    """One of 2 T frames; of the other observations all but keys and values in the last temporal layer; the head for
-    visible tokens. Forward and backward together cost what the planner says of both layouts, and the paper's model with
-    16 frames saves 4.5 %."""
-    for name, frames in (("tiny", 5), ("tiny", 16), ("xl", 16)):
+    """One of 2 T frames; of the other observations all but keys and values in the last temporal layer; of visible
+    tokens what follows attention there, and the head. Forward and backward together cost what the planner says of both
+    layouts, and the paper's model saves 11 % with 5 frames and 4.7 % with 16."""
+    ratios = {}
+    for name, frames in (("tiny", 5), ("tiny", 16), ("xl", 5), ("xl", 16)):
         config = replace(PRESETS[name], num_frames=frames)
         flops = count_training_flops(config)
         pruned = plan.forward_flops(config, masked=typical_draws(config, [0])[0].masked_tokens.shape[-1])
@@ -226,7 +227,8 @@ def test_pruning_saves_what_it_should() -> None:
         plain += plan.forward_flops(config, masked=frames * config.tokens).head
         assert 2.9 < flops["pruned"] / pruned.total <= 3
         assert flops["ratio"] == pytest.approx(pruned.total / plain, rel=2e-3)
-    assert flops["ratio"] <= 0.955
+        ratios[name, frames] = flops["ratio"]
+    assert ratios["xl", 5] <= 0.89 and ratios["xl", 16] <= 0.955
 
 
 def test_quick_decoding_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

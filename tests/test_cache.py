@@ -15,6 +15,7 @@ from magi.model import forcing
 from magi.model.config import MagiConfig
 from magi.model.embeddings import temporal_positions
 from magi.model.forcing import CLEAN
+from magi.model.magi import Magi
 from magi.sampling import reference
 from magi.sampling.config import SampleConfig
 from magi.sampling.noise import SampleNoise
@@ -74,6 +75,35 @@ def test_prediction_after_a_commit_needs_no_cache() -> None:
         model.commit(one_by_one, tokens[:, t : t + 1], time=time[t : t + 1], interval=pace)
     for cache in (at_once, one_by_one):
         assert error(model.predict(cache, tokens[:, 3], masked, time=3.0, interval=pace)[0], expected) < 1e-10
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("past", [0, 2])
+def test_only_chosen_tokens_need_the_last_block(mode: Any, past: int) -> None:
+    """In the last block a token that is not predicted is keys and values in space and nothing in time. Leaving out the
+    rest changes no prediction, whichever tokens each video of a batch has chosen, and nothing in the cache."""
+    config = tiny(noise_embedding=mode)
+    model, tokens, pace = trained_looking(config), random_tokens(config), intervals(config)
+    hidden, cache = torch.rand(2, config.tokens) < 0.7, model.new_cache(2, 3)
+    if past:
+        model.commit(cache, tokens[:, :past], time=torch.arange(float(past)), interval=pace)
+    committed = cache.store[..., :past, :].clone()
+    everything = torch.arange(config.tokens).expand(2, -1)
+    whole = reference_conditions(model, tokens[:, : past + 1], hidden, pace)
+    chosen = torch.stack([torch.tensor([4, 1]), torch.tensor([0, 5])])
+    for index in (everything, chosen):
+        z = model.predict(cache, tokens[:, past], hidden, time=float(past), interval=pace, chosen=index)
+        assert error(z, whole.gather(1, index[..., None].expand(-1, -1, config.width))) < 1e-10
+    assert torch.equal(cache.store[..., :past, :], committed)
+
+
+def reference_conditions(model: Magi, tokens: Tensor, hidden: Tensor, pace: Tensor) -> Tensor:
+    """The conditions (B, N, D) of the last of these frames, one video at a time, without a cache."""
+    time, past = torch.arange(tokens.shape[1]).double(), tokens.shape[1] - 1
+    return torch.stack([
+        reference.conditions(model, list(video[:past]), video[past], mask, time, int(k), SampleConfig())
+        for video, mask, k in zip(tokens, hidden, pace, strict=True)
+    ])  # fmt: skip
 
 
 # --- what the model is told ---

@@ -401,5 +401,5 @@ def test_dropout_falls_where_mars_does() -> None:
     layer(x)
     assert seen == [(8, False), (24, False), (8, False)]
     layer.eval()
-    y = x + layer.attention(layer.attention_norm(x))
+    y = x + layer.attention.out(layer.attention(layer.attention_norm(x)))
     assert torch.equal(layer(x), y + layer.mlp(layer.mlp_norm(y)))

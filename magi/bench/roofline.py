@@ -138,7 +138,7 @@ def frame_possible(
     cached = passes * frames * plan.cache_bytes(config, bytes_per_value=bytes_per_value)
     head_bytes = latency.denoising_calls(config, work) * latency.head_loop_weights(config) * bytes_per_value
     return {
-        "transformer compute": batch * latency.least_transformer_flops(config, work) / peaks.flops[precision],
+        "transformer compute": batch * flops.transformer / peaks.flops[precision],
         "transformer bytes": passes * latency.transformer_weights(config) * bytes_per_value / peaks.read["transformer"]
         + batch * cached / peaks.copy,
         "head compute": batch * flops.head / peaks.flops[precision],

@@ -21,6 +21,7 @@ from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.head import SOLVERS, DiffusionHead, Kind
 from magi.model.magi import Magi
+from magi.model.transformer import take
 from magi.sampling.config import SampleConfig
 from magi.sampling.rollout import generate
 
@@ -69,8 +70,17 @@ class UncachedMagi(Magi):
         self.seen += [(frame, when, noise_level) for frame, when in zip(tokens.unbind(1), time, strict=True)]
         cache.advance(tokens.shape[1])
 
-    def predict(self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor) -> Tensor:
-        """The head's conditions (B, N, D) for the frame under construction, from everything seen."""
+    def predict(
+        self,
+        cache: KVCache,
+        tokens: Tensor,
+        masked: Tensor,
+        *,
+        time: float,
+        interval: Tensor,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """The head's conditions (B, n, D) for the frame under construction, from everything seen."""
         past, device = self.seen[: cache.frames], tokens.device
         complete = torch.zeros_like(masked)
         levels = torch.tensor([level for _, _, level in past] + [CLEAN], device=device)
@@ -83,7 +93,8 @@ class UncachedMagi(Magi):
             interval,
         )  # (B, F + 1, L, D)
         earlier = torch.ones(len(past) + 1, len(past) + 1, dtype=torch.bool, device=device).tril()
-        return self._condition(self.transformer(x, temporal_mask=earlier))[:, -1]
+        x = self.transformer(x, temporal_mask=earlier)[:, -1, : self.config.tokens] + self.head_position
+        return x if chosen is None else take(x, chosen)
 
 
 def race(rollouts: Mapping[str, Rollout], *, frames: int) -> dict[str, list[FrameTime]]:

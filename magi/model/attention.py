@@ -33,7 +33,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None = N
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention along one axis of (B, S, L, D)."""
+    """Multi-head self-attention along one axis of (B, S, L, D), up to its output projection `out`, which the layer
+    applies."""
 
     def __init__(self, width: int, heads: int, *, axis: Axis, dropout: float) -> None:
         super().__init__()
@@ -46,33 +47,47 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0, skip: int = 0
+        self,
+        x: Tensor,
+        *,
+        asking: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """Attend along the axis: (B, S, L, D) to (B, S - skip, L, D).
+        """Attend along the axis.
 
         Args:
-            x: hidden states.
+            x: (B, S, L, D) hidden states, which are seen.
+            asking: hidden states whose results are wanted, of the others only keys and values are computed: in space
+                (B, S, n, D), some tokens of each frame; in time (B, S', L, D), the last frames of x. None is all of x.
             mask: (S, T) bool over the frames attended to; time only.
-            cache: keys and values of committed frames, to which those of x are appended; time only.
+            cache: keys and values of committed frames, which come before those of x; time only.
             layer: which layer of the cache.
-            skip: the first frames, of which no result is wanted: only keys and values are computed; time only.
+            places: (B, L) where in the cached frames the tokens of x are, if they are not all: keys and values of x are
+                then not written to the cache.
+
+        Returns:
+            Results for `asking`, in its shape.
         """
-        batch, _, _, width = x.shape
-        if skip:
-            weights, biases = self.qkv.weight.split([width, 2 * width]), self.qkv.bias.split([width, 2 * width])
-            query = F.linear(x[:, skip:], weights[0], biases[0])
-            key, value = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
-        else:
+        if asking is None:
+            asking = x
             query, key, value = self.qkv(x).chunk(3, dim=-1)
+        else:
+            width = x.shape[-1]
+            weights, biases = self.qkv.weight.split([width, 2 * width]), self.qkv.bias.split([width, 2 * width])
+            query = F.linear(asking, weights[0], biases[0])
+            key, value = F.linear(x, weights[1], biases[1]).chunk(2, dim=-1)
         across = "b s l (h d) -> (b s) h l d" if self.axis == "space" else "b s l (h d) -> (b l) h s d"
         query, key, value = (rearrange(part, across, h=self.heads) for part in (query, key, value))
         if cache is not None and self.axis == "time":
-            key, value = cache.extend(layer, key, value)
+            key, value = cache.extend(layer, key, value) if places is None else cache.beside(layer, key, value, places)
         if mask is not None:
-            mask = mask[skip:]
+            mask = mask[len(mask) - asking.shape[1] :]
         y = attend(query, key, value, mask=mask, dropout=self.dropout if self.training else 0.0)
         back = "(b s) h l d -> b s l (h d)" if self.axis == "space" else "(b l) h s d -> b s l (h d)"
-        return self.out(rearrange(y, back, b=batch))
+        return rearrange(y, back, b=len(x))
 
 
 def causal_mask(new: int, past: int, *, device: torch.device) -> Tensor | None:

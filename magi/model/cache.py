@@ -58,6 +58,23 @@ class KVCache:
         self.store[layer, 1, :, :, self.frames : end] = values
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
+    def beside(self, layer: int, keys: Tensor, values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The committed keys and values of some places, and behind them new ones (B*n, H, S, d), which are not kept.
+
+        Args:
+            layer: which layer.
+            keys: of new frames.
+            values: of new frames.
+            places: (B, n) tokens of a frame.
+
+        Returns:
+            Copies (B*n, H, frames + S, d).
+        """
+        batch = len(places)
+        videos = torch.arange(batch, device=places.device)[:, None] * (self.store.shape[2] // batch)
+        past = self.store[layer, :, (videos + places).flatten(), :, : self.frames]  # (2, B*n, H, frames, d)
+        return torch.cat([past[0], keys], dim=2), torch.cat([past[1], values], dim=2)
+
     def advance(self, frames: int) -> None:
         """Commit the frames written last."""
         self.frames += frames

@@ -108,22 +108,6 @@ def denoising_calls(config: MagiConfig, work: Work) -> int:
     return min(work.mask_steps, config.tokens) * work.head_steps * plan.CALLS_PER_STEP[work.solver]
 
 
-def least_transformer_flops(config: MagiConfig, work: Work) -> float:
-    """`plan.frame_flops` of the transformer, less what a mask step needs not compute.
-
-    Of L tokens only N / steps are predicted at a time. The others are needed in the last block as keys and values of
-    its spatial layer, 4 D^2, and for nothing else: in time a token attends to its own place alone.
-    """
-    steps, width = min(work.mask_steps, config.tokens), config.width
-    full = plan.frame_flops(
-        config, past=work.past, mask_steps=work.mask_steps, head_steps=work.head_steps, solver=work.solver
-    )
-    block = 2 * (8 * width**2 + 4 * width * config.mlp_width) + 4 * width * (config.frame_tokens + work.past + 1)
-    block += 2 * width**2 if config.temporal_out_proj else 0
-    others = steps * config.frame_tokens - config.tokens  # of all mask steps together: each token is predicted once
-    return full.transformer - others * (block - 4 * width**2)
-
-
 def sampling_latency(config: MagiConfig, work: Work, ceilings: Ceilings, *, bytes_per_value: int = 2) -> Latency:
     """Floors and estimates of one frame.
 
@@ -136,11 +120,11 @@ def sampling_latency(config: MagiConfig, work: Work, ceilings: Ceilings, *, byte
     steps, calls, batch = min(work.mask_steps, config.tokens), denoising_calls(config, work), work.batch
     passes = steps + 1  # the last one commits the frame
     stages = 2 * config.head.depth + 2  # two products a block, one before and one after
-    head = plan.frame_flops(
+    flops = plan.frame_flops(
         config, past=work.past, mask_steps=work.mask_steps, head_steps=work.head_steps, solver=work.solver
-    ).head
-    compute = batch * least_transformer_flops(config, work) / ceilings.flops
-    head_compute = batch * head / ceilings.flops
+    )
+    compute = batch * flops.transformer / ceilings.flops
+    head_compute = batch * flops.head / ceilings.flops
     weights = passes * transformer_weights(config) * bytes_per_value
     cached = batch * passes * work.past * plan.cache_bytes(config, bytes_per_value=bytes_per_value)
     transformer_kernels = passes * 2 * config.depth * KERNELS_PER_LAYER

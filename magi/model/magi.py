@@ -9,7 +9,7 @@ Shapes: B videos, M masked copies, T frames, N tokens per frame, P masked tokens
 from __future__ import annotations
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from magi.model.cache import KVCache
@@ -18,7 +18,7 @@ from magi.model.draws import TrainingDraws
 from magi.model.embeddings import StreamEmbedding, patchify
 from magi.model.forcing import CLEAN, COMMITTED_KIND, LAYOUTS, MASKED
 from magi.model.head import DiffusionHead
-from magi.model.transformer import Transformer
+from magi.model.transformer import Transformer, take
 
 
 class Magi(nn.Module):
@@ -76,14 +76,11 @@ class Magi(nn.Module):
         """
         self._check(latents, interval)
         tokens = patchify(latents, self.config.patch)  # (B, T, N, C)
-        z = rearrange(self.conditions(tokens, interval, draws), "b m t n d -> b m (t n) d")
-        clean = repeat(tokens, "b t n c -> b m (t n) c", m=z.shape[1])
-        index = draws.masked_tokens[..., None]  # (B, M, P, 1)
-        z = z.take_along_dim(index, dim=2)  # (B, M, P, D)
-        target = clean.take_along_dim(index, dim=2)  # (B, M, P, C)
+        z = self.conditions(tokens, interval, draws, chosen=draws.masked_tokens)  # (B, M, P, D)
+        target = take(rearrange(tokens, "b t n c -> b (t n) c"), rearrange(draws.masked_tokens, "b m p -> b (m p)"))
         losses = self.head.loss(
             rearrange(z, "b m p d -> (b m p) d"),
-            rearrange(target, "b m p c -> (b m p) c"),
+            rearrange(target, "b n c -> (b n) c"),
             rearrange(draws.head_time, "r b m p -> r (b m p)"),
             rearrange(draws.head_noise, "r b m p c -> r (b m p) c"),
         )
@@ -93,18 +90,52 @@ class Magi(nn.Module):
             **{name: part.detach() for name, part in parts.items()},
         }
 
-    def conditions(self, tokens: Tensor, interval: Tensor, draws: TrainingDraws) -> Tensor:
-        """Conditions of the head for all tokens of all predicted frames at once: (B, T, N, C) to (B, M, T, N, D)."""
-        streams = LAYOUTS[self.config.forcing](tokens, draws)
+    def conditions(
+        self, tokens: Tensor, interval: Tensor, draws: TrainingDraws, *, chosen: Tensor | None = None
+    ) -> Tensor:
+        """Conditions of the head for tokens of all predicted frames at once.
+
+        Args:
+            tokens: (B, T, N, C) of complete frames.
+            interval: (B,) int, 1-based.
+            draws: everything random about the step.
+            chosen: (B, M, P) tokens whose conditions are wanted, frame times N plus place in the frame; None is all.
+
+        Returns:
+            (B, M, P, D), or of all tokens (B, M, T, N, D).
+        """
+        config = self.config
+        if chosen is None:
+            everything = torch.arange(config.num_frames * config.tokens, device=tokens.device)
+            copies = draws.masked_tokens.shape[1]
+            z = self.conditions(tokens, interval, draws, chosen=everything.expand(len(tokens), copies, -1))
+            return rearrange(z, "b m (t n) d -> b m t n d", n=config.tokens)
+        streams = LAYOUTS[config.forcing](tokens, draws)
         x = self.embedding(
             streams.tokens, streams.masked, streams.kind, streams.frame, streams.noise_level, interval
         )  # (B, S, L, D)
-        x = self.transformer(x, temporal_mask=streams.temporal_mask, wanted=streams.predicted)
-        z = self._condition(x)
-        return rearrange(z, "b (m t) n d -> b m t n d", t=tokens.shape[1])
+        copies, places = chosen.shape[1], chosen % config.tokens
+        copy = torch.arange(copies, device=chosen.device)[:, None]
+        frame = copy * config.num_frames + chosen // config.tokens  # of all predicted ones
+        z = self.transformer(
+            x,
+            temporal_mask=streams.temporal_mask,
+            wanted=streams.predicted,
+            chosen=rearrange(frame * config.frame_tokens + places, "b m p -> b (m p)"),
+        )
+        return rearrange(z, "b (m p) d -> b m p d", m=copies) + self.head_position[places]
 
-    def predict(self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor) -> Tensor:
-        """The head's condition for every token of one frame under construction, which follows the committed frames.
+    def predict(
+        self,
+        cache: KVCache,
+        tokens: Tensor,
+        masked: Tensor,
+        *,
+        time: float,
+        interval: Tensor,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """The head's condition for tokens of one frame under construction, which follows the committed frames.
 
         Args:
             cache: the committed frames; not advanced.
@@ -112,9 +143,10 @@ class Magi(nn.Module):
             masked: (B, N) bool, tokens still hidden.
             time: temporal position of the frame.
             interval: (B,) int, 1-based.
+            chosen: (B, n) the tokens whose conditions are wanted; None is all, in order.
 
         Returns:
-            (B, N, D).
+            (B, n, D).
         """
         x = self._embed_frames(
             tokens[:, None],
@@ -124,7 +156,9 @@ class Magi(nn.Module):
             CLEAN,
             interval,
         )
-        return self._condition(self.transformer(x, cache=cache))[:, 0]
+        if chosen is None:
+            chosen = torch.arange(self.config.tokens, device=tokens.device).expand(len(tokens), -1)
+        return self.transformer(x, cache=cache, chosen=chosen) + self.head_position[chosen]
 
     def commit(
         self, cache: KVCache, tokens: Tensor, *, time: Tensor, interval: Tensor, noise_level: int = CLEAN
@@ -166,9 +200,6 @@ class Magi(nn.Module):
         kinds = torch.full((frames,), kind, device=device)
         levels = torch.full((batch, frames), noise_level, device=device)
         return self.embedding(tokens, masked, kinds, time, levels, interval)  # (B, F, L, D)
-
-    def _condition(self, x: Tensor) -> Tensor:
-        return x[:, :, : self.config.tokens] + self.head_position  # drops the noise-level token
 
     def _check(self, latents: Tensor, interval: Tensor) -> None:
         config = self.config

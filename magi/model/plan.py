@@ -82,21 +82,52 @@ def stream_frames(config: MagiConfig) -> int:
     return frames - 1 + config.masks_per_clip * frames if config.forcing == "ctf" else frames
 
 
-def transformer_flops(config: MagiConfig, *, frames: int, attended: int, wanted: int | None = None) -> float:
-    """One forward pass over `frames` stream frames of one video, each temporal layer attending to `attended` frames.
+def finish_flops(config: MagiConfig, *, temporal: bool) -> float:
+    """One token in a layer after its attention: output 2 D^2, MLP 4 D F; a product takes 2 x inputs x outputs."""
+    extra = 2 * config.width**2 if temporal and config.temporal_out_proj else 0
+    return 2 * config.width**2 + extra + 4 * config.width * config.mlp_width
 
-    A product takes 2 x inputs x outputs, so a token in a layer: queries, keys, values and output 8 D^2, MLP 4 D F,
-    attention 4 D for each token attended to, L in space and `attended` in time. Frames whose result is not `wanted`
-    (None wants all) end at the keys and values of the last temporal layer, 4 D^2.
+
+def layer_flops(config: MagiConfig, attended: int, *, temporal: bool) -> float:
+    """One token in a layer: queries, keys and values 6 D^2, attention 4 D for each token attended to, and the rest."""
+    return 6 * config.width**2 + 4 * config.width * attended + finish_flops(config, temporal=temporal)
+
+
+def embedding_flops(config: MagiConfig) -> float:
+    """A token's embedding."""
+    width = config.width
+    return 2 * config.token_channels * width + (4 * width**2 if config.noise_embedding == "channel" else 0)
+
+
+def transformer_flops(config: MagiConfig, *, frames: int, attended: int) -> float:
+    """One forward pass over `frames` stream frames of one video, each temporal layer attending to `attended` frames,
+    with nothing left out."""
+    layers = layer_flops(config, config.frame_tokens, temporal=False) + layer_flops(config, attended, temporal=True)
+    return frames * (config.depth * config.frame_tokens * layers + config.tokens * embedding_flops(config))
+
+
+def unseen_flops(config: MagiConfig, attended: int) -> float:
+    """What a token is spared whose result is not wanted, but which others see in the last temporal layer: all of it but
+    keys and values, 4 D^2."""
+    return layer_flops(config, attended, temporal=True) - 4 * config.width**2
+
+
+def commit_flops(config: MagiConfig, past: int) -> float:
+    """The pass that commits a frame after `past` others: it ends at the last keys and values."""
+    full = transformer_flops(config, frames=1, attended=past + 1)
+    return full - config.frame_tokens * unseen_flops(config, past + 1)
+
+
+def mask_step_flops(config: MagiConfig, past: int, *, chosen: float) -> float:
+    """The pass of a mask step after `past` frames that predicts `chosen` tokens.
+
+    The others are needed in the last block as keys and values of its spatial layer, 4 D^2, and for nothing else: in
+    time a token attends to its own place alone.
     """
-    width, seen = config.width, config.frame_tokens
-    linear = 8 * width**2 + 4 * width * config.mlp_width
-    spatial = linear + 4 * width * seen
-    temporal = linear + 4 * width * attended + (2 * width**2 if config.temporal_out_proj else 0)
-    embed = 2 * config.token_channels * width + (4 * width**2 if config.noise_embedding == "channel" else 0)
-    unwanted = 0 if wanted is None else frames - wanted
-    spared = unwanted * seen * (temporal - 4 * width**2)
-    return frames * (config.depth * seen * (spatial + temporal) + config.tokens * embed) - spared
+    spatial = layer_flops(config, config.frame_tokens, temporal=False) - 4 * config.width**2
+    spared = spatial + layer_flops(config, past + 1, temporal=True)
+    full = transformer_flops(config, frames=1, attended=past + 1)
+    return full - (config.frame_tokens - chosen) * spared
 
 
 def head_call_flops(config: MagiConfig) -> float:
@@ -136,8 +167,12 @@ def forward_flops(config: MagiConfig, *, masked: float | None = None) -> Flops:
     rows = config.masks_per_clip * hidden
     per_time = time_flops(config) + modulation_flops(config) + head_call_flops(config)
     per_row = condition_flops(config) + config.head_repeats * per_time
+    full = transformer_flops(config, frames=streams, attended=streams)
     predicted = config.masks_per_clip * config.num_frames
-    return Flops(transformer_flops(config, frames=streams, attended=streams, wanted=predicted), rows * per_row)
+    observed, shown = (streams - predicted) * config.frame_tokens, predicted * config.frame_tokens - rows
+    # a token that is shown attends beside those that are hidden; what would follow is left out
+    finish = finish_flops(config, temporal=True)
+    return Flops(full - observed * unseen_flops(config, streams) - shown * finish, rows * per_row)
 
 
 def training_flops(config: MagiConfig) -> Flops:
@@ -162,9 +197,8 @@ def frame_flops(
     calls = head_steps * (CALLS_PER_STEP[solver] if solver else 1)
     times = head_steps + (solver == "heun")  # it looks at the end of a step too, where the next one begins
     per_token = condition_flops(config) + calls * head_call_flops(config) + times * modulation_flops(config)
-    mask_step = transformer_flops(config, frames=1, attended=past + 1)
-    commit = transformer_flops(config, frames=1, attended=past + 1, wanted=0)
-    return Flops(steps * mask_step + commit, config.tokens * per_token + steps * times * time_flops(config))
+    passes = steps * mask_step_flops(config, past, chosen=config.tokens / steps) + commit_flops(config, past)
+    return Flops(passes, config.tokens * per_token + steps * times * time_flops(config))
 
 
 def cache_bytes(config: MagiConfig, *, bytes_per_value: int = 4) -> int:
@@ -183,9 +217,9 @@ def activation_bytes(config: MagiConfig, *, checkpointed: bool = False) -> float
 
     Counted from the tensors that autograd saves. A token in a layer: the inputs of both norms in float32 and of the
     linear layers in bfloat16, queries, keys, values and result, 22 D, and the MLP's two inner ones, 4 F; dropout adds a
-    byte for each number it may drop. Embedding and condition take about 14 D. A noisy copy of a masked token in the
-    head: 22 W per block and again around them, its time's waves 4 E, and what the loss keeps of it. The last temporal
-    layer is counted whole, though it is pruned.
+    byte for each number it may drop. The embedding takes about 10 D, the condition of a masked token 4 D. A noisy copy
+    of a masked token in the head: 22 W per block and again around them, its time's waves 4 E, and what the loss keeps
+    of it. The last temporal layer is counted whole, though it is pruned.
 
     Args:
         config: of the model.
@@ -199,4 +233,4 @@ def activation_bytes(config: MagiConfig, *, checkpointed: bool = False) -> float
     of_loss = (6 if head.kind == "flow" else 55) * config.token_channels
     per_copy = 22 * head.width * (head.depth + 1) + 4 * head.time_dim + of_loss
     blocks = 2 * layer + config.depth * 4 * width if checkpointed else 2 * config.depth * layer
-    return tokens * (blocks + 14 * width) + copies * per_copy
+    return tokens * (blocks + 10 * width) + copies * (per_copy + 4 * width / config.head_repeats)

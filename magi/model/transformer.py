@@ -3,7 +3,7 @@
 It never learns which teacher-forcing paradigm it serves: streams of frames come in with a temporal mask, hidden states
 go out.
 
-Shapes: B videos, S stream frames, L tokens per frame, D width.
+Shapes: B videos, S stream frames, L tokens per frame, n chosen tokens, D width.
 """
 
 from __future__ import annotations
@@ -33,16 +33,50 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None, layer: int = 0, skip: int = 0
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        skip: int = 0,
+        asking: Tensor | None = None,
+        places: Tensor | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
-        """(B, S, L, D) to (B, S - skip, L, D): the first `skip` frames are seen by the others and have no result."""
-        y = self.attention(self.attention_norm(x), mask=mask, cache=cache, layer=layer, skip=skip)
+        """(B, S, L, D) to (B, S - skip, L, D): the first `skip` frames are seen by the others and have no result.
+
+        Args:
+            x: hidden states.
+            mask: as `Attention` takes it.
+            cache: likewise.
+            layer: likewise.
+            skip: frames without a result; time only.
+            asking: (B, n) the tokens of each frame that have a result, which is (B, S, n, D); space only.
+            places: as `Attention` takes it.
+            chosen: (B, n) the tokens of all frames with a result, frame after frame, that are wanted: (B, n, D).
+        """
+        seen = self.attention_norm(x)
+        queries = seen[:, skip:] if skip else None
+        x = x[:, skip:]
+        if asking is not None:
+            x, queries = take(x, asking), take(seen, asking)
+        y = self.attention(seen, asking=queries, mask=mask, cache=cache, layer=layer, places=places)
+        if chosen is not None:
+            x, y = (take(part.flatten(1, 2), chosen) for part in (x, y))
+        y = self.attention.out(y)
         if self.extra_projection is not None:
             y = self.extra_projection(y)
-        x = x[:, skip:] + self.dropout(y)
+        x = x + self.dropout(y)
         expand, activation, project = self.mlp
         hidden = self.dropout(activation(expand(self.mlp_norm(x))))  # MAR drops after both linear layers
         return x + self.dropout(project(hidden))
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """The tokens at index (B, n) of x (B, ..., L, D), of every frame the same: (B, ..., n, D)."""
+    between = (1,) * (x.ndim - 3)
+    return x.take_along_dim(index.view(len(index), *between, -1, 1), dim=-2)
 
 
 class Block(nn.Module):
@@ -54,10 +88,25 @@ class Block(nn.Module):
         self.spatial = Layer(width, mlp_width, heads, axis="space", dropout=dropout, extra_projection=False)
         self.temporal = Layer(width, mlp_width, heads, axis="time", dropout=dropout, extra_projection=temporal_out_proj)
 
-    def forward(self, x: Tensor, *, mask: Tensor | None, cache: KVCache | None, layer: int, skip: int = 0) -> Tensor:
-        """(B, S, L, D) to (B, S - skip, L, D): of the first `skip` frames no more is computed than the others see."""
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        skip: int = 0,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """(B, S, L, D) to (B, S - skip, L, D), or to (B, n, D), of these tokens the chosen ones (B, n) alone.
+
+        Of all others no more is computed than those see.
+        """
+        if chosen is not None and x.shape[1] == 1:  # no other frame sees this one: in time a token needs itself alone
+            x = self.spatial(x, asking=chosen)
+            return self.temporal(x, cache=cache, layer=layer, places=chosen)[:, 0]
         x = self.spatial(x)
-        return self.temporal(x, mask=mask, cache=cache, layer=layer, skip=skip)
+        return self.temporal(x, mask=mask, cache=cache, layer=layer, skip=skip, chosen=chosen)
 
 
 class Transformer(nn.Module):
@@ -78,7 +127,13 @@ class Transformer(nn.Module):
         self.checkpointed = False
 
     def forward(
-        self, x: Tensor, *, temporal_mask: Tensor | None = None, cache: KVCache | None = None, wanted: int | None = None
+        self,
+        x: Tensor,
+        *,
+        temporal_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        wanted: int | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
         """Transform stream frames.
 
@@ -88,9 +143,12 @@ class Transformer(nn.Module):
             cache: committed frames; the frames of x follow them, each seeing the past and those up to itself.
             wanted: of how many last frames the result is wanted; None is all. The others end at the keys and values of
                 the last temporal layer, which changes no result.
+            chosen: (B, n) of the tokens of these frames, counted frame after frame, those whose result is wanted; None
+                is all. The others end where no chosen one sees them any more, which changes no result either.
 
         Returns:
-            (B, wanted, L, D), normed. The cache, if any, holds the keys and values of x, not yet committed.
+            (B, wanted, L, D), normed, or (B, n, D) of the chosen. Without `chosen` the cache, if any, holds the keys
+            and values of x, not yet committed.
         """
         skip = 0 if wanted is None else x.shape[1] - wanted
         if cache is not None:
@@ -98,6 +156,8 @@ class Transformer(nn.Module):
             temporal_mask = causal_mask(x.shape[1], cache.frames, device=x.device)
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):
-            run = partial(block, mask=temporal_mask, cache=cache, layer=index, skip=skip if index == last else 0)
+            run = partial(block, mask=temporal_mask, cache=cache, layer=index)
+            if index == last:
+                run = partial(run, skip=skip, chosen=chosen)
             x = checkpoint(run, x, use_reentrant=False) if self.checkpointed and torch.is_grad_enabled() else run(x)
         return self.norm(x)

@@ -17,11 +17,6 @@ from magi.model.masking import unmasking_counts
 from magi.sampling.config import SampleConfig
 
 
-def take(values: Tensor, index: Tensor) -> Tensor:
-    """The chosen tokens (..., B, n, C) of values (..., B, N, C) at index (B, n)."""
-    return values.gather(-2, index[..., None].expand(*values.shape[:-2], -1, values.shape[-1]))
-
-
 def sample_frame(
     model: Magi,
     cache: KVCache,
@@ -34,7 +29,8 @@ def sample_frame(
 ) -> Tensor:
     """Generate the frame that follows the cached ones.
 
-    The head runs only on the tokens revealed in a step: the others keep no value, so the result is the same.
+    The last block and the head run only on the tokens revealed in a step: the others keep no value, so the result is
+    the same.
 
     Args:
         model: in evaluation mode.
@@ -50,16 +46,17 @@ def sample_frame(
     """
     batch, count = order.shape
     channels = model.config.token_channels
+    videos = torch.arange(batch, device=order.device)[:, None]
     tokens = torch.zeros(batch, count, channels, dtype=model.head_position.dtype, device=order.device)
     masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
     revealed = 0
     with torch.inference_mode():  # without autograd's bookkeeping of views: at batch 1 a tenth faster, the same bits
         for step, size in enumerate(unmasking_counts(count, settings.mask_steps)):
-            z = model.predict(cache, tokens, masked, time=time, interval=interval)  # (B, N, D)
             chosen = order[:, revealed : revealed + size]  # (B, n)
+            z = model.predict(cache, tokens, masked, time=time, interval=interval, chosen=chosen)  # (B, n, D)
             values = model.head.sample(
-                rearrange(take(z, chosen), "b n d -> (b n) d"),
-                rearrange(take(noise(step), chosen), "s b n c -> s (b n) c"),
+                rearrange(z, "b n d -> (b n) d"),
+                rearrange(noise(step)[:, videos, chosen], "s b n c -> s (b n) c"),
                 num_steps=settings.head_steps,
                 solver=settings.solver_for(model.config.head),
                 spacing=settings.spacing,

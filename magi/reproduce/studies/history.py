@@ -101,8 +101,7 @@ def loss(release: Release, world: WorldConfig, *, hidden: float) -> float:
     draws = replace(draws, masked_tokens=masked, head_time=time.to(device), head_noise=noise.to(device))
 
     tokens = patchify(latents, config.patch)  # (B, T, N, C)
-    z = rearrange(model.conditions(tokens, interval, draws), "b m t n d -> b m (t n) d")
-    z = z.take_along_dim(masked[..., None], dim=2)  # (B, 1, P, D)
+    z = model.conditions(tokens, interval, draws, chosen=masked)  # (B, 1, P, D)
     target = tokens.flatten(1, 2)[:, None].take_along_dim(masked[..., None], dim=2)  # (B, 1, P, C)
     parts = model.head.loss(
         rearrange(z, "b m p d -> (b m p) d"), rearrange(target, "b m p c -> (b m p) c"),

@@ -13,6 +13,7 @@ from magi.bench.sampling import FrameTime, Rollout, UncachedMagi, race
 from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.magi import Magi
+from magi.model.transformer import take
 from magi.report.studies import Curves, Series, Study, Table, Verdict
 from magi.reproduce.plan import LINEAR
 from magi.reproduce.workshop import Workshop
@@ -26,8 +27,17 @@ class BidirectionalMagi(UncachedMagi):
     Like GameNGen it reads everything again for each frame. It only has to take the time of one: nothing was trained.
     """
 
-    def predict(self, cache: KVCache, tokens: Tensor, masked: Tensor, *, time: float, interval: Tensor) -> Tensor:
-        """The head's conditions (B, N, D) for the frame under construction."""
+    def predict(
+        self,
+        cache: KVCache,
+        tokens: Tensor,
+        masked: Tensor,
+        *,
+        time: float,
+        interval: Tensor,
+        chosen: Tensor | None = None,
+    ) -> Tensor:
+        """The head's conditions (B, n, D) for the frame under construction."""
         past, device = self.seen[: cache.frames], tokens.device
         frames = len(past) + 1
         x = self.embedding(
@@ -39,7 +49,8 @@ class BidirectionalMagi(UncachedMagi):
             interval,
         )  # (B, F + 1, L, D)
         everyone = torch.ones(frames, frames, dtype=torch.bool, device=device)
-        return self._condition(self.transformer(x, temporal_mask=everyone))[:, -1]
+        x = self.transformer(x, temporal_mask=everyone)[:, -1, : self.config.tokens] + self.head_position
+        return x if chosen is None else take(x, chosen)
 
 
 def study(workshop: Workshop) -> Study:
