@@ -14,9 +14,7 @@ token, S steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -29,14 +27,14 @@ from torch import Tensor, nn
 from magi.choices import check_choices
 from magi.model import diffusion
 from magi.model.diffusion import Denoise, Spacing
+from magi.model.head_layers import OutputLayer, ResidualBlock, TimeEmbedding
+from magi.model.hoisted import CompiledNetwork, HoistedNetwork
 
 Kind = Literal["diffusion", "flow"]
 Solver = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
 
 SOLVERS: dict[Kind, tuple[Solver, ...]] = {"diffusion": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
 SPACINGS: dict[Solver, Spacing] = {"ddpm": "full", "ddim": "trimmed", "dpm++": "log-snr"}  # unless asked for another
-NORM_EPS = 1e-6
-MODULATED_ROWS = 640  # steps x rows modulated by one GEMM: enough to be efficient, few enough to stay in cache
 
 
 @dataclass(frozen=True)
@@ -57,67 +55,12 @@ class HeadConfig:
             raise ValueError(f"time_dim is {self.time_dim}; expected an even number, half cosines and half sines")
 
 
-class TimeEmbedding(nn.Module):
-    """Sines and cosines of a time, then an MLP."""
-
-    def __init__(self, time_dim: int, width: int) -> None:
-        super().__init__()
-        self.time_dim = time_dim
-        self.expand = nn.Linear(time_dim, width)
-        self.project = nn.Linear(width, width)
-
-    def forward(self, t: Tensor) -> Tensor:
-        """(...) -> (..., W). Angles are float32 or wider: bfloat16 cannot tell t = 999 from t = 1000.
-
-        Autocast, which would round the waves before the MLP, is off in here: all is in the type of the weights.
-        """
-        dtype = torch.promote_types(self.expand.weight.dtype, torch.float32)
-        half = self.time_dim // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=dtype) / half)
-        angles = t.to(dtype).unsqueeze(-1) * frequencies  # (..., time_dim / 2)
-        waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
-        kind = t.device.type
-        has_autocast = torch.amp.is_autocast_available(kind)  # the meta device has none
-        with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
-            return self.project(F.silu(self.expand(waves.to(self.expand.weight.dtype))))
-
-
 def training_times(config: HeadConfig, uniform: NDArray[np.float64]) -> Tensor:
     """Map uniform numbers to training times of the same shape (...,): int64 in 0 .. train_steps - 1, or for a flow
     float32 in [0, 1)."""
     if config.kind == "flow":
         return torch.from_numpy(uniform).float()
     return torch.from_numpy((uniform * config.train_steps).astype(np.int64))
-
-
-class ResidualBlock(nn.Module):
-    """``x + gate * MLP(modulate(norm(x)))``; shift, scale and gate are linear in y (adaLN, Peebles & Xie, 2023)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.expand = nn.Linear(width, width)  # MAR's MLP keeps the width
-        self.project = nn.Linear(width, width)
-        self.modulation = nn.Linear(width, 3 * width)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        shift, scale, gate = self.modulation(y).chunk(3, dim=-1)  # (..., W) each
-        hidden = self.norm(x) * (1 + scale) + shift
-        return x + gate * self.project(F.silu(self.expand(hidden)))
-
-
-class OutputLayer(nn.Module):
-    """Modulated norm without parameters of its own, then a linear map to the outputs."""
-
-    def __init__(self, width: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
-        self.linear = nn.Linear(width, out_channels)
-        self.modulation = nn.Linear(width, 2 * width)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        shift, scale = self.modulation(y).chunk(2, dim=-1)
-        return self.linear(self.norm(x) * (1 + scale) + shift)
 
 
 class DiffusionHead(nn.Module):
@@ -212,6 +155,7 @@ class DiffusionHead(nn.Module):
         solver: Solver = "ddpm",
         spacing: Spacing | None = None,
         temperature: float = 1.0,
+        compiled: bool = False,
     ) -> Tensor:
         """Draw one token per row.
 
@@ -224,18 +168,21 @@ class DiffusionHead(nn.Module):
             spacing: which trained timesteps are visited (``diffusion.respace``); by default what suits the solver,
                 ``full`` for ``ddpm``, as in MAR. ``trimmed`` is the robust choice for a briefly trained head.
             temperature: factor on the noise added at each step (``ddpm``), or on the initial noise if none is added.
+            compiled: evaluate the network in compiled code, which a C compiler makes on the spot; on a CPU.
 
         Returns:
             (R, C) tokens in the precision of the noise.
 
         Raises:
-            ValueError: if the solver or the spacing does not fit the head, or the noise has the wrong number of rows.
+            ValueError: if the solver or the spacing does not fit the head, the noise has the wrong number of rows, or
+                there is no compiled code for the head's type or device.
         """
 
-        def network(times: Tensor) -> Denoise:
-            return _HoistedNetwork(self, z, self._embed_time(times))
+        def hoisted(times: Tensor) -> Denoise:
+            network = CompiledNetwork if compiled else HoistedNetwork
+            return network(self.cond_embed(z), self._embed_time(times), self.input_proj, self.blocks, self.output)
 
-        return self._solve(network, noise, num_steps=num_steps, solver=solver, spacing=spacing, temperature=temperature)
+        return self._solve(hoisted, noise, num_steps=num_steps, solver=solver, spacing=spacing, temperature=temperature)
 
     @torch.no_grad()
     def sample_reference(
@@ -331,59 +278,3 @@ def mar_key_map(depth: int) -> dict[str, str]:
             f"res_blocks.{i}.adaLN_modulation.1": f"blocks.{i}.modulation",
         }
     return {f"{theirs}.{part}": f"{ours}.{part}" for theirs, ours in layers.items() for part in ("weight", "bias")}
-
-
-class _HoistedNetwork:
-    """``DiffusionHead.forward`` for fixed rows z and a fixed grid of times, called at grid points that never decrease.
-
-    Shift, scale and gate depend on t and z but not on the state, so they are computed for many grid points by one
-    GEMM per layer, and the 1 of ``1 + scale`` is in the bias of that GEMM. What is left per call is 6 operations a
-    block, and 4 around them. Parameters are bound once: finding them in the modules would take a tenth of a small
-    head's time.
-    """
-
-    def __init__(self, head: DiffusionHead, z: Tensor, times: Tensor) -> None:
-        self.times = times  # (grid, W)
-        self.cond = head.cond_embed(z)  # (R, W)
-        self.chunk = max(1, min(len(times), MODULATED_ROWS // max(1, len(z))))
-        self.start = -self.chunk
-        self.modulations: list[tuple[tuple[Tensor, ...], ...]] = []  # [grid point in chunk][layer] = shift, scale, gate
-        modulations = [*(block.modulation for block in head.blocks), head.output.modulation]
-        self.modulators = [_with_one(modulation) for modulation in modulations]
-        self.input = head.input_proj.weight, head.input_proj.bias
-        self.blocks = [
-            (block.norm.weight, block.norm.bias, block.expand.weight, block.expand.bias, *block.project.parameters())
-            for block in head.blocks
-        ]
-        self.output = head.output.linear.weight, head.output.linear.bias
-
-    def __call__(self, i: int, x: Tensor) -> Tensor:
-        """(R, C) -> (R, 2C or C) at grid point i."""
-        if i >= self.start + self.chunk:
-            self._modulate(i)
-        *modulations, (shift, scale) = self.modulations[i - self.start]
-        width = shift.shape[-1:]
-        x = F.linear(x.to(shift.dtype), *self.input)
-        for block, (block_shift, block_scale, gate) in zip(self.blocks, modulations, strict=True):
-            norm_weight, norm_bias, expand, expand_bias, project, project_bias = block
-            hidden = torch.addcmul(block_shift, F.layer_norm(x, width, norm_weight, norm_bias, NORM_EPS), block_scale)
-            hidden = F.silu(F.linear(hidden, expand, expand_bias), inplace=True)
-            x = torch.addcmul(x, gate, F.linear(hidden, project, project_bias))
-        return F.linear(torch.addcmul(shift, F.layer_norm(x, width, eps=NORM_EPS), scale), *self.output)
-
-    def _modulate(self, start: int) -> None:
-        """Compute the modulations of the chunk of grid points that begins at ``start``."""
-        y = F.silu(self.times[start : start + self.chunk, None] + self.cond)  # (chunk, R, W)
-        layers = []
-        for weight, bias in self.modulators:
-            parts = F.linear(y, weight, bias).split(y.shape[-1], dim=-1)  # shift, 1 + scale, gate: (chunk, R, W) each
-            layers.append(zip(*(part.unbind(0) for part in parts), strict=True))
-        self.modulations = list(zip(*layers, strict=True))
-        self.start = start
-
-
-def _with_one(modulation: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a modulation, with 1 added to the scale it produces."""
-    bias = modulation.bias.clone()
-    bias[modulation.in_features : 2 * modulation.in_features] += 1
-    return modulation.weight, bias

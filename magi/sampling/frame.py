@@ -61,6 +61,7 @@ def sample_frame(
                 solver=settings.solver_for(model.config.head),
                 spacing=settings.spacing,
                 temperature=settings.temperature,
+                compiled=settings.compiled_head,
             )
             values = rearrange(values, "(b n) c -> b n c", b=batch)
             tokens = tokens.scatter(1, chosen[..., None].expand_as(values), values.to(tokens.dtype))

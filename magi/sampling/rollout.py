@@ -21,6 +21,7 @@ from magi.model.diffusion import cosine_schedule, respace
 from magi.model.draws import noise_bucket, signal_scale
 from magi.model.embeddings import patchify, temporal_positions, unpatchify
 from magi.model.head import SPACINGS
+from magi.model.head_kernel import compiled
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.frame import sample_frame
@@ -203,3 +204,6 @@ def _check_settings(model: Magi, settings: SampleConfig) -> None:
     elif settings.spacing is not None:
         raise ValueError(f"spacing is {settings.spacing!r}; a flow head takes uniform steps, leave it None")
     noise_bucket(config, settings.observation_noise)
+    if settings.compiled_head:
+        weight = model.head.output.linear.weight
+        compiled(weight.dtype, weight.device)
