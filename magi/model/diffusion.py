@@ -27,6 +27,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+DdpmLoop = Callable[..., Tensor]  # of the arguments of `ddpm_loop`
 Denoise = Callable[[int, Tensor], Tensor]  # (grid point, state (R, C)) -> network output (R, 2C), or (R, C) for a flow
 Spacing = Literal["full", "trimmed", "log-snr"]
 
@@ -211,7 +212,14 @@ def _approximate_normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def sample_ddpm(denoise: Denoise, noise: Tensor, *, schedule: DiffusionSchedule, temperature: float = 1.0) -> Tensor:
+def sample_ddpm(
+    denoise: Denoise,
+    noise: Tensor,
+    *,
+    schedule: DiffusionSchedule,
+    temperature: float = 1.0,
+    loop: DdpmLoop | None = None,
+) -> Tensor:
     """Ancestral sampling with the learned variance: MAR's sampler.
 
     Args:
@@ -220,6 +228,7 @@ def sample_ddpm(denoise: Denoise, noise: Tensor, *, schedule: DiffusionSchedule,
             since the last step adds none.
         schedule: a respaced schedule of S steps.
         temperature: factor on the added noise; x_T is left alone, as in MAR.
+        loop: another way to compute `ddpm_loop`, which is the default.
 
     Returns:
         (R, C) tokens.
@@ -229,12 +238,23 @@ def sample_ddpm(denoise: Denoise, noise: Tensor, *, schedule: DiffusionSchedule,
     factors, spread = _ddpm_factors(schedule, noise.shape[-1], noise.device, noise.dtype)
     added = noise[1:-1] * (spread * temperature)  # (S - 1, R, C)
     growth = (_previous(schedule.alphas_cumprod) / schedule.alphas_cumprod).sqrt().flip(0).tolist()
+    return (loop or ddpm_loop)(denoise, noise[0], factors=factors, growth=growth, added=added)
 
-    x = noise[0]
-    for i in range(schedule.num_steps):
+
+def ddpm_loop(denoise: Denoise, x: Tensor, *, factors: Tensor, growth: list[float], added: Tensor) -> Tensor:
+    """The steps of ancestral sampling.
+
+    Args:
+        denoise: network at grid points 0 .. S - 1.
+        x: (R, C) x_T.
+        factors: (S, 2C) of the network's outputs: eps becomes its share of the mean, v the exponent of the deviation.
+        growth: S factors of the state.
+        added: (S - 1, R, C) noise, to be multiplied by the deviation.
+    """
+    for i, factor in enumerate(growth):
         pull, log_ratio = (denoise(i, x) * factors[i]).chunk(2, dim=-1)
-        x = torch.add(pull, x, alpha=growth[i])
-        if i + 1 < schedule.num_steps:
+        x = torch.add(pull, x, alpha=factor)
+        if i < len(added):
             x.addcmul_(log_ratio.exp_(), added[i])
     return x
 

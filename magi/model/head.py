@@ -231,7 +231,9 @@ class DiffusionHead(nn.Module):
         schedule = diffusion.respace(trained, num_steps, spacing or SPACINGS[solver])
         denoise = network(diffusion.call_order(schedule, noise.device))
         if solver == "ddpm":
-            return diffusion.sample_ddpm(denoise, noise, schedule=schedule, temperature=temperature)
+            compiled = isinstance(denoise, CompiledNetwork) and noise.dtype == denoise.dtype  # which is the state's
+            loop = CompiledNetwork.ddpm_loop if compiled else None
+            return diffusion.sample_ddpm(denoise, noise, schedule=schedule, temperature=temperature, loop=loop)
         solve = diffusion.sample_ddim if solver == "ddim" else diffusion.sample_dpm_solver_pp
         return solve(denoise, noise[0], schedule=schedule, temperature=temperature)
 

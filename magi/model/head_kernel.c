@@ -116,3 +116,25 @@ void evaluate(const Network *net, long point, const real *x) {
     }
     linear(net->output, net->hidden, wide, width, net->result, net->outputs, rows);
 }
+
+/* `count` steps of ancestral sampling (`diffusion.ddpm_loop`) at the grid points from `point` on; x (R, C) is the state.
+ *
+ * factors (count, 2 C): of the network's outputs, the predicted noise and the exponent of its deviation; growth (count);
+ * added (count, R, C), or for the last step of all nothing, when `last` is set.
+ */
+void ddpm(
+    const Network *net, long point, long count, real *x, const real *factors, const real *growth, const real *added,
+    long last) {
+    const long rows = net->rows, channels = net->channels, out = padded(net->outputs);
+    for (long step = 0; step < count; step++, factors += 2 * channels, added += rows * channels) {
+        evaluate(net, point + step, x);
+        const int noisy = !(last && step + 1 == count);
+        for (long r = 0; r < rows; r++)
+            for (long c = 0; c < channels; c++) {
+                const real *result = net->result + r * out;
+                real *token = x + r * channels + c;
+                *token = result[c] * factors[c] + growth[step] * *token;
+                if (noisy) *token += EXP(result[channels + c] * factors[channels + c]) * added[r * channels + c];
+            }
+    }
+}

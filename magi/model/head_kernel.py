@@ -52,7 +52,7 @@ class _Network(Structure):
 
 @cache
 def compiled(dtype: torch.dtype, device: torch.device) -> Any:
-    """The compiled function.
+    """The compiled functions ``evaluate`` and ``ddpm``.
 
     Raises:
         ValueError: not the CPU, another type than float32 and float64, no C compiler, or one that fails.
@@ -82,9 +82,11 @@ def compiled(dtype: torch.dtype, device: torch.device) -> Any:
         except subprocess.CalledProcessError as error:
             first = next((line for line in error.stderr.splitlines() if "error" in line), "no message")
             raise ValueError(f"{compiler!r} cannot compile the head: {first}; set CC to another compiler") from None
-        function = ctypes.CDLL(str(library)).evaluate
-    function.argtypes, function.restype = (c_void_p, c_long, c_void_p), None
-    return function
+        code_of = ctypes.CDLL(str(library))
+    code_of.evaluate.argtypes = (c_void_p, c_long, c_void_p)
+    code_of.ddpm.argtypes = (c_void_p, c_long, c_long, *(c_void_p,) * 4, c_long)
+    code_of.evaluate.restype = code_of.ddpm.restype = None
+    return code_of
 
 
 class PackedHead:
@@ -98,7 +100,7 @@ class PackedHead:
 
     def __init__(self, input_proj: nn.Linear, blocks: Sequence[ResidualBlock], output: OutputLayer) -> None:
         linear = output.linear
-        self.function = compiled(linear.weight.dtype, linear.weight.device)
+        self.code = compiled(linear.weight.dtype, linear.weight.device)
         self.dtype, self.panel = linear.weight.dtype, PANEL_BYTES // linear.weight.dtype.itemsize
         self.channels, self.width, self.outputs = input_proj.in_features, linear.in_features, linear.out_features
         self.depth = len(blocks)
@@ -168,5 +170,23 @@ class HeadKernel:
         """(R, C) to (R, O) at a grid point of the modulations."""
         x = x.to(self.head.dtype).contiguous()
         assert x.shape == self.shape and 0 <= point < len(self.modulations[0])
-        self.head.function(self.address, point, x.data_ptr())
+        self.head.code.evaluate(self.address, point, x.data_ptr())
         return self.result[:, : self.head.outputs].clone()
+
+    def ddpm(self, point: int, x: Tensor, *, factors: Tensor, growth: Tensor, added: Tensor) -> None:
+        """Take steps of `diffusion.ddpm_loop` from a grid point of the modulations on, and change x (R, C) in place.
+
+        Args:
+            point: the first.
+            x: state.
+            factors: (count, 2 C) as there.
+            growth: (count,) as there.
+            added: (count, R, C), or one less if the last step adds none.
+        """
+        count = len(growth)
+        assert point + count <= len(self.modulations[0]) and x.shape == self.shape == added.shape[1:]
+        assert all(part.is_contiguous() and part.dtype == self.head.dtype for part in (x, factors, growth, added))
+        self.head.code.ddpm(
+            self.address, point, count, x.data_ptr(), factors.data_ptr(), growth.data_ptr(), added.data_ptr(),
+            len(added) < count,
+        )  # fmt: skip

@@ -44,7 +44,7 @@ class HoistedNetwork:
         blocks: Sequence[ResidualBlock],
         output: OutputLayer,
     ) -> None:
-        self.cond, self.times = cond, times
+        self.cond, self.times, self.dtype = cond, times, cond.dtype
         self.chunk = max(1, min(len(times), MODULATED_ROWS // max(1, len(cond))))
         self.start = -self.chunk
         self.modulations: list[tuple[tuple[Tensor, ...], ...]] = []  # [grid point in chunk][layer] = shift, scale, gate
@@ -115,6 +115,15 @@ class CompiledNetwork(HoistedNetwork):
 
     def _evaluate(self, point: int, x: Tensor) -> Tensor:
         return self.kernel(point, x)
+
+    def ddpm_loop(self, x: Tensor, *, factors: Tensor, growth: list[float], added: Tensor) -> Tensor:
+        """`diffusion.ddpm_loop` over this network, a chunk of grid points at a time."""
+        x, factor = x.clone(memory_format=torch.contiguous_format), torch.tensor(growth, dtype=self.dtype)
+        for start in range(0, len(factor), self.chunk):
+            self._modulate(start)
+            steps = slice(start, start + self.chunk)
+            self.kernel.ddpm(0, x, factors=factors[steps], growth=factor[steps], added=added[steps])
+        return x
 
 
 def _with_one(modulation: nn.Linear) -> tuple[Tensor, Tensor]:
