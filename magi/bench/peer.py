@@ -70,7 +70,7 @@ class Work:
     head_repeats: int = 4
     """Diffusion times per token and training step, MAR's diffusion_batch_mul."""
     repeats: int = 3
-    train_repeats: int = 9
+    train_repeats: int = 5
 
     @property
     def tokens(self) -> int:
@@ -164,15 +164,18 @@ def sample_mar(mar: Any, work: Work, batch: int, *, bf16: bool = False) -> Tenso
     return latents
 
 
-def sample_magi(model: Magi, work: Work, batch: int) -> Tensor:
+def sample_magi(model: Magi, work: Work, batch: int, *, compiled: bool = False) -> Tensor:
     """Our latents (B, C, h, w): a first frame."""
-    settings = SampleConfig(mask_steps=work.mask_steps, head_steps=work.head_steps, solver="ddpm")
+    settings = SampleConfig(
+        mask_steps=work.mask_steps, head_steps=work.head_steps, solver="ddpm", compiled_head=compiled
+    )
     (frame,) = generate(model, None, num_frames=1, seeds=range(batch), settings=settings)
     return frame
 
 
-def training_steps(mar: Any, model: Magi, work: Work) -> dict[str, Callable[[], object]]:
-    """A whole optimizer step of each side under bfloat16 autocast, random numbers included, on latents that are there.
+def training_steps(mar: Any, model: Magi, work: Work, *, bf16: bool = True) -> dict[str, Callable[[], object]]:
+    """A whole optimizer step of each side, random numbers included, on latents that are there; under bfloat16 autocast
+    or in float32.
 
     Both models are put into training mode and change with every step.
     """
@@ -191,7 +194,7 @@ def training_steps(mar: Any, model: Magi, work: Work) -> dict[str, Callable[[], 
         )
 
         def step() -> None:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = loss_of()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -286,18 +289,26 @@ def measure_sampling(mar: Any, model: Magi, work: Work, *, batch: int) -> dict[s
             "mar float32": lambda: sample_mar(mar, work, batch),
             "mar bf16 autocast": lambda: sample_mar(mar, work, batch, bf16=True),
             "magi float32": lambda: sample_magi(model, work, batch),
+            "magi float32, compiled head": lambda: sample_magi(model, work, batch, compiled=True),
         },
         repeats=work.repeats,
         device=CPU,
         clock=thread_time,
     )
-    return {"batch": batch, **compare(seconds, {"float32": (["mar float32"], "magi float32")})}
+    pairs = {side.removeprefix("magi "): (["mar float32"], side) for side in seconds if side.startswith("magi")}
+    return {"batch": batch, **compare(seconds, pairs)}
 
 
 def measure_training(mar: Any, model: Magi, work: Work) -> dict[str, Any]:
     """Seconds of an optimizer step."""
-    seconds = alternate(training_steps(mar, model, work), repeats=work.train_repeats, device=CPU, clock=thread_time)
-    return {"batch": work.train_batch, **compare(seconds, {"bf16 autocast": (["mar"], "magi")})}
+    runs = {
+        f"{side} {name}": step
+        for name, bf16 in (("float32", False), ("bf16 autocast", True))
+        for side, step in training_steps(mar, model, work, bf16=bf16).items()
+    }
+    seconds = alternate(runs, repeats=work.train_repeats, device=CPU, clock=thread_time)
+    pairs = {name: ([f"mar {name}"], f"magi {name}") for name in ("float32", "bf16 autocast")}
+    return {"batch": work.train_batch, **compare(seconds, pairs)}
 
 
 def compare(seconds: Mapping[str, Spread], pairs: Mapping[str, tuple[Sequence[str], str]]) -> dict[str, Any]:
