@@ -6,7 +6,7 @@ import json
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from magi.bench.decoding import rows as decoding_rows
 from magi.bench.measure import Spread
 from magi.bench.measured import MEASURED
 from magi.bench.outcome import described
+from magi.bench.presets import run_presets_bench
 from magi.bench.roofline import Peaks, fastest, frame_possible, frame_shares, measure_peaks
 from magi.bench.sampling import count_head_operations
 from magi.model import plan
@@ -30,6 +31,8 @@ from magi.model.latency import (
     head_loop_weights,
     sampling_latency,
 )
+from magi.sampling.presets import Preset
+from magi.sampling.release import load
 from tests.toys import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -254,3 +257,20 @@ def test_halves_of_a_model(
     (tmp_path / "other.json").write_text('{"rows": []}')
     assert cli.main([*words, "--compare", str(tmp_path / "other.json")]) == cli.MISUSE
     assert "give a file that --json of this benchmark wrote" in capsys.readouterr().err
+
+
+# Presets
+
+
+def test_presets_are_measured_beside_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every preset and the release's own way: time and quality, each finite; exact is once as fast as exact."""
+    report = run_presets_bench(load("world64"), name="world64", quick=True, json_path=tmp_path / "presets.json")
+    assert json.loads((tmp_path / "presets.json").read_text()) == report
+    assert set(report["presets"]) == {*get_args(Preset), "as released"}
+    for row in report["presets"].values():
+        assert row["faster"]["min"] > 0 and row["distance"] > 0 and row["interval"][0] < row["interval"][1]
+        assert len(row["position_error"]) == report["effort"]["frames"]
+    presets = report["presets"]
+    assert presets["exact"]["faster"]["min"] == presets["exact"]["faster"]["max"] == 1
+    assert presets["fastest"]["faster"]["median"] > presets["annealed"]["faster"]["median"] > 1
+    assert "world-FVD" in capsys.readouterr().out

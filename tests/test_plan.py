@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_frame_flops_are_those_of_the_sampler(past: int) -> None:
     noise = SampleNoise([0], tokens=SMALL.tokens, channels=SMALL.token_channels, source="cpu", **like)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         frame = sample_frame(
-            model, cache, order=noise.order(past), noise=lambda step: noise.head(past, step, head_steps=7),
+            model, cache, order=noise.order(past), noise=partial(noise.head, past),
             time=float(past), interval=one, settings=settings,
         )  # fmt: skip
         model.commit(cache, frame[:, None], time=torch.tensor([float(past)]), interval=one)

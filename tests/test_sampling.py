@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from magi.model.config import MagiConfig
+from magi.model.head import HeadConfig
 from magi.model.magi import Magi
 from magi.model.masking import unmasking_counts
 from magi.sampling import reference, rollout
 from magi.sampling.config import SampleConfig
 from magi.sampling.noise import SampleNoise
+from magi.sampling.presets import Preset, with_preset
 from magi.seeds import generator
 from tests.toys import FLOW, error, random_latents, tiny, trained_looking
 
@@ -63,6 +65,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "mtf": ({"forcing": "mtf"}, {}, {}),
     "mtf, window, noise": ({"forcing": "mtf"}, {"window": 3, "observation_noise": 0.3}, LONG),
     "level as channels": ({"noise_embedding": "channel"}, {"observation_noise": 0.3}, {}),
+    "fewer head steps at the end": ({}, {"solver": "ddpm", "head_steps": 6, "head_steps_last": 2}, {}),
+    "fewer head steps at the end, flow": ({"head": FLOW}, {"solver": None, "head_steps": 5, "head_steps_last": 1}, {}),
+    "compiled head": ({}, {"compiled_head": True}, {}),
+    "compiled head, ddpm, window": ({}, {"compiled_head": True, "solver": "ddpm", "window": 3}, LONG),
     "level added, extra projection": ({"noise_embedding": "add", "temporal_out_proj": True}, {}, {}),
 }
 EVERY_BATCH_SIZE = ("paper's ddpm", "interval per video", "odd window, noise, long context", "flow")
@@ -355,6 +361,7 @@ def test_numpy_integers_are_integers(source: Any) -> None:
     [
         ({"mask_steps": 0}, "mask_steps must be at least 1, got 0"),
         ({"head_steps": -1}, "head_steps must be at least 1, got -1"),
+        ({"head_steps_last": 0}, "head_steps_last must be at least 1, got 0"),
         ({"temperature": -0.1}, "temperature must not be negative, got -0.1"),
         ({"window": 1}, "at least 2 frames.*got 1"),
     ],
@@ -363,3 +370,24 @@ def test_settings_are_checked_where_they_are_made(options: dict[str, Any], messa
     """A setting that no model could use never comes to exist."""
     with pytest.raises(ValueError, match=message):
         SampleConfig(**options)
+
+
+def test_head_steps_change_evenly() -> None:
+    """From the first mask step to the last, both as asked for; a single one takes the first's."""
+    settings = SampleConfig(head_steps=50, head_steps_last=5)
+    assert [settings.head_steps_at(step, mask_steps=4) for step in range(4)] == [50, 35, 20, 5]
+    assert settings.head_steps_at(0, mask_steps=1) == 50
+    assert {SampleConfig().head_steps_at(step, mask_steps=64) for step in range(64)} == {100}
+
+
+@pytest.mark.parametrize("name", get_args(Preset))
+def test_presets_fit_every_head(name: Preset) -> None:
+    """A preset changes steps and solver alone, whatever was there; exact is the paper's; and the others are quicker."""
+    before = SampleConfig(mask_steps=7, head_steps=9, head_steps_last=3, spacing="trimmed", window=8, temperature=0.5)
+    for head in (HeadConfig(), HeadConfig(kind="flow")):
+        after = with_preset(before, name, head)
+        assert after.window == 8 and after.temperature == 0.5 and after.solver_for(head)
+        paper = with_preset(before, "exact", head)
+        assert (paper.mask_steps, paper.head_steps, paper.head_steps_last) == (64, 100, None)
+        assert after == paper or after.mask_steps * after.head_steps < paper.mask_steps * paper.head_steps / 10
+    assert with_preset(before, name, HeadConfig()).solver_for(HeadConfig()) == ("ddpm" if name == "exact" else "dpm++")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from magi.cli import bench_cache, bench_decode, bench_model, bench_peer
+from magi.cli import bench_cache, bench_decode, bench_model, bench_peer, bench_presets
 
 BENCHES: dict[str, Callable[[Sequence[str]], int]] = {
     "sampling": partial(bench_model.main, part="sampling"),
@@ -13,6 +13,7 @@ BENCHES: dict[str, Callable[[Sequence[str]], int]] = {
     "decode": bench_decode.main,
     "cache": bench_cache.main,
     "peer": bench_peer.main,
+    "presets": bench_presets.main,
 }
 
 

@@ -87,4 +87,5 @@ def in_force(release: Release, settings: SampleConfig) -> str:
     if not release.tokenizer.is_causal:
         alone += ", a tokenizer that looks ahead: contexts are encoded alone, and frames appear when all are made"
     device = release.model.head_position.device
-    return f"{steps} mask steps{fewer}, {settings.head_steps} {solver} steps, {rest}, on {device}{alone}"
+    last = "" if settings.head_steps_last is None else f" to {settings.head_steps_last}"
+    return f"{steps} mask steps{fewer}, {settings.head_steps}{last} {solver} steps, {rest}, on {device}{alone}"

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from magi.cli.show import new_folder, progress
 from magi.distributed import Device, pick_device
 from magi.report.films import GrowingFilm
 from magi.sampling.config import SampleConfig
+from magi.sampling.presets import Preset, with_preset
 from magi.sampling.release import Release, load
 from magi.sampling.video import generate
 
@@ -57,6 +58,9 @@ class SampleArguments:
     """How fast the files play."""
     plain: bool = False
     """The bare pictures, near-lossless and in their own size, without frames, truth or gif."""
+    preset: Preset | None = None
+    """Steps by name: exact is the paper's 64 x 100, annealed, fast and fastest are quicker and not exact (magi bench
+    presets MODEL says at what cost). What --sample says overrules it."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
@@ -74,6 +78,9 @@ def main(words: Sequence[str]) -> int:
     arguments = parse(SampleArguments, words, usage="sample MODEL", default=default)
     assert directory is not None, "the help has been printed"
     release = load(directory, device=pick_device(arguments.device))
+    if arguments.preset is not None:
+        sample = with_preset(default.sample, arguments.preset, release.model.config.head)
+        arguments = parse(SampleArguments, words, usage="sample MODEL", default=replace(default, sample=sample))
     check_interval(release, arguments.interval)
     given = read_all(arguments, size=picture_size(release))
     folder = new_folder(arguments.out)

@@ -117,7 +117,7 @@ class CompiledNetwork(HoistedNetwork):
         return self.kernel(point, x)
 
     def ddpm_loop(self, x: Tensor, *, factors: Tensor, growth: list[float], added: Tensor) -> Tensor:
-        """`diffusion.ddpm_loop` over this network, a chunk of grid points at a time."""
+        """`diffusion.ddpm_loop` over this network, from x (R, C) to (R, C), a chunk of grid points at a time."""
         x, factor = x.clone(memory_format=torch.contiguous_format), torch.tensor(growth, dtype=self.dtype)
         for start in range(0, len(factor), self.chunk):
             self._modulate(start)

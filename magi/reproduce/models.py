@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from magi.model.config import Forcing
@@ -71,8 +71,11 @@ def sampled(
     """A recipe's model at a task; trained, sampled and read now unless that has been done."""
     release = workshop.trained(recipe)
     depends = {
-        "model": workshop.fingerprint(recipe.name), "sample": asdict(settings), "seed": seed, **about(workshop, task)
-    }  # fmt: skip
+        "model": workshop.fingerprint(recipe.name),
+        "sample": settings.described(),
+        "seed": seed,
+        **about(workshop, task),
+    }
 
     def compute() -> Grade:
         print(f"{recipe.name}: {task.name}, interval {task.interval}, {workshop.scale.clips} clips", flush=True)

@@ -82,7 +82,7 @@ def plan(name: ScaleName, scale: Scale, flops_ratio: float) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "scale": name,
-        "settings": json.loads(json.dumps(asdict(scale))),
+        "settings": json.loads(json.dumps({**asdict(scale), "sample": scale.sample.described()})),
         "runs": {kind: [recipe.name for recipe in recipes] for kind, recipes in runs.items()},
         FLOPS_RATIO: round(flops_ratio, 4),
         "metrics": list(METRICS),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from magi.choices import check_choices
 from magi.model.diffusion import Spacing
 from magi.model.embeddings import TimeMode
 from magi.model.head import SOLVERS, HeadConfig, Solver
 from magi.sampling.noise import NoiseSource
+
+LATER: dict[str, Any] = {"head_steps_last": None, "compiled_head": False}
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,9 @@ class SampleConfig:
     """Steps in which the tokens of a frame are revealed; at most one per token is made."""
     head_steps: int = 100
     """Denoising steps of the diffusion head per token."""
+    head_steps_last: int | None = None
+    """Denoising steps in the last mask step of a frame, if fewer are enough once most of it is there; in between they
+    change evenly (DiSA). None is as many as in the first."""
     solver: Solver | None = None
     """None is the head's own: ddpm for the diffusion head (MAR), euler for the flow head."""
     spacing: Spacing | None = None
@@ -45,13 +51,26 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name, value in (("mask_steps", self.mask_steps), ("head_steps", self.head_steps)):
-            if value < 1:
+        for name, value in (("mask_steps", self.mask_steps), ("head_steps", self.head_steps),
+            ("head_steps_last", self.head_steps_last),
+        ):
+            if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if self.temperature < 0:
             raise ValueError(f"temperature must not be negative, got {self.temperature}")
         if self.window is not None and self.window < 2:
             raise ValueError(f"window must hold at least 2 frames, one seen and one made; got {self.window}")
+
+    def described(self) -> dict[str, Any]:
+        """All settings as plain data; those that came after the first release only where they are used, so that what
+        was written down before they existed still means the same."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+
+    def head_steps_at(self, mask_step: int, *, mask_steps: int) -> int:
+        """Denoising steps of one mask step, 0-based, of so many that are made."""
+        if self.head_steps_last is None or mask_steps == 1:
+            return self.head_steps
+        return round(self.head_steps + (self.head_steps_last - self.head_steps) * mask_step / (mask_steps - 1))
 
     def solver_for(self, head: HeadConfig) -> Solver:
         """The solver that samples from a head: the one that was asked for, or the head's own.

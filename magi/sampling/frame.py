@@ -22,7 +22,7 @@ def sample_frame(
     cache: KVCache,
     *,
     order: Tensor,
-    noise: Callable[[int], Tensor],
+    noise: Callable[..., Tensor],
     time: float,
     interval: Tensor,
     settings: SampleConfig,
@@ -36,7 +36,7 @@ def sample_frame(
         model: in evaluation mode.
         cache: the frames seen; its committed frames are not changed.
         order: (B, N) the order in which tokens are revealed.
-        noise: from a mask step to the head's noise (S + 1, B, N, C), or (1, B, N, C) for a solver that adds none.
+        noise: from a mask step and `head_steps` S, of which noise is added, to the head's noise (S + 1, B, N, C).
         time: temporal position of the frame.
         interval: (B,) int, 1-based.
         settings: steps, solver, temperature.
@@ -46,19 +46,23 @@ def sample_frame(
     """
     batch, count = order.shape
     channels = model.config.token_channels
+    solver = settings.solver_for(model.config.head)
     videos = torch.arange(batch, device=order.device)[:, None]
     tokens = torch.zeros(batch, count, channels, dtype=model.head_position.dtype, device=order.device)
     masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
     revealed = 0
     with torch.inference_mode():  # without autograd's bookkeeping of views: at batch 1 a tenth faster, the same bits
-        for step, size in enumerate(unmasking_counts(count, settings.mask_steps)):
+        sizes = unmasking_counts(count, settings.mask_steps)
+        for step, size in enumerate(sizes):
+            head_steps = settings.head_steps_at(step, mask_steps=len(sizes))
+            drawn = noise(step, head_steps=head_steps if solver == "ddpm" else 0)  # the others read the start alone
             chosen = order[:, revealed : revealed + size]  # (B, n)
             z = model.predict(cache, tokens, masked, time=time, interval=interval, chosen=chosen)  # (B, n, D)
             values = model.head.sample(
                 rearrange(z, "b n d -> (b n) d"),
-                rearrange(noise(step)[:, videos, chosen], "s b n c -> s (b n) c"),
-                num_steps=settings.head_steps,
-                solver=settings.solver_for(model.config.head),
+                rearrange(drawn[:, videos, chosen], "s b n c -> s (b n) c"),
+                num_steps=head_steps,
+                solver=solver,
                 spacing=settings.spacing,
                 temperature=settings.temperature,
                 compiled=settings.compiled_head,

@@ -36,14 +36,16 @@ def generate_one(
         seen = [signal * x + sigma * noise.observation(first + i)[0] for i, x in enumerate(frames[first:])]
         tokens, masked = torch.zeros_like(noise.observation(0)[0]), torch.ones(config.tokens, dtype=torch.bool)
         order, revealed = noise.order(frame)[0], 0
-        for step, size in enumerate(unmasking_counts(config.tokens, settings.mask_steps)):
+        sizes = unmasking_counts(config.tokens, settings.mask_steps)
+        for step, size in enumerate(sizes):
+            head_steps = settings.head_steps_at(step, mask_steps=len(sizes))
             z = conditions(model, seen, tokens, masked, positions, interval, settings)  # (N, D)
-            head_noise = noise.head(frame, step, head_steps=settings.head_steps)[:, 0]  # (S + 1, N, C)
+            head_noise = noise.head(frame, step, head_steps=head_steps)[:, 0]  # (S + 1, N, C)
             # every token is denoised; only those that are due are kept
             values = model.head.sample_reference(
                 z,
                 head_noise,
-                num_steps=settings.head_steps,
+                num_steps=head_steps,
                 solver=settings.solver_for(config.head),
                 spacing=settings.spacing,
                 temperature=settings.temperature,

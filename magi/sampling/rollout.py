@@ -135,8 +135,6 @@ def _frames(
     """The frames of `generate`, for arguments that fit."""
     config, weight = model.config, model.head_position
     given = 0 if context is None else context.shape[1]
-    # ddpm alone adds noise on its way; the other solvers read the start and nothing else
-    noisy_steps = settings.head_steps if settings.solver_for(config.head) == "ddpm" else 0
     noise = SampleNoise(
         seeds,
         tokens=config.tokens,
@@ -154,7 +152,7 @@ def _frames(
             model,
             past.cache,
             order=noise.order(frame),
-            noise=partial(noise.head, frame, head_steps=noisy_steps),
+            noise=partial(noise.head, frame),
             time=past.next_time,
             interval=pace,
             settings=settings,
@@ -200,7 +198,8 @@ def _check_settings(model: Magi, settings: SampleConfig) -> None:
     config, head = model.config, model.config.head
     solver = settings.solver_for(head)
     if head.kind == "diffusion":
-        respace(cosine_schedule(head.train_steps), settings.head_steps, settings.spacing or SPACINGS[solver])
+        for steps in {settings.head_steps, settings.head_steps_last or settings.head_steps}:
+            respace(cosine_schedule(head.train_steps), steps, settings.spacing or SPACINGS[solver])
     elif settings.spacing is not None:
         raise ValueError(f"spacing is {settings.spacing!r}; a flow head takes uniform steps, leave it None")
     noise_bucket(config, settings.observation_noise)
