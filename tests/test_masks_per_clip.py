@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from magi.experiments.masks_per_clip import ERROR, LOSS, Examination, Setting, differences, measure, study
-from magi.model.magi import Magi
 from magi.model.plan import training_flops
 from magi.report.studies import read_study, write_study
 from magi.tokenizers.store import load_tokenizer
+from tests.toys import trained_looking
 
 DEFAULT = Setting()
 SMALL = replace(
@@ -71,8 +71,7 @@ def test_all_arms_are_asked_the_same() -> None:
     """The same weights score the same whatever number of copies they are trained with, and other weights otherwise."""
     tokenizer = load_tokenizer(SMALL.tokenizer)
     examine = Examination(SMALL, tokenizer)
-    torch.manual_seed(0)
-    one, two = Magi(SMALL.with_copies(1)), Magi(SMALL.with_copies(2))
+    one, two = (trained_looking(SMALL.with_copies(m), seed=m, dtype=torch.float32) for m in (1, 2))
     before = examine(two)
     two.load_state_dict(one.state_dict())
     assert examine(one) == examine(two)
