@@ -22,7 +22,7 @@ from magi.bench.rows import Row
 from magi.distributed import Distributed
 from magi.model.magi import Magi
 from magi.training.graphs import Inputs
-from magi.training.loop import TrainConfig, train
+from magi.training.loop import Interrupted, TrainConfig, train
 
 WARM = 4
 """Steps that do not count: the first ones are slow, and workers had time to prepare a batch for each of them."""
@@ -78,10 +78,13 @@ def measure_waiting(
     made = (warm + steps + 1) * config.batch_size  # the last one ends with a checkpoint, and does not count either
     short = replace(config, total_samples=made, log_every=NEVER, evaluate_every=NEVER, checkpoint_every=NEVER)
     with redirect_stdout(io.StringIO()):
-        train(
-            deepcopy(model).requires_grad_(True), watched, prepare=timed, config=short, resolved={}, run_dir=run_dir,
-            distributed=Distributed(device=device),
-        )  # fmt: skip
+        try:
+            train(
+                deepcopy(model).requires_grad_(True), watched, prepare=timed, config=short, resolved={},
+                run_dir=run_dir, distributed=Distributed(device=device),
+            )  # fmt: skip
+        except Interrupted:  # whoever stops a benchmark does not mean to resume it
+            raise KeyboardInterrupt from None
     each = [after - before for before, after in pairwise(asked)][warm:]
     waits, prepares = waits[warm:-1], prepares[warm:-1]
     data = [wait + prepared for wait, prepared in zip(waits, prepares, strict=True)]

@@ -198,7 +198,7 @@ def train_arm(
     torch.manual_seed(seed)
     model = Magi(setting.with_copies(copies))
     world = replace(setting.world, seed=seed)
-    source = EncodedOnce(work / "clips", world, tokenizer, size=16 * setting.batch, device=distributed.device)
+    source = EncodedOnce(work / "clips", world, tokenizer, size=4 * setting.batch, device=distributed.device)
 
     def evaluate(samples: int, averaged: nn.Module) -> Iterable[tuple[str, float]]:
         assert isinstance(averaged, Magi)
