@@ -3,10 +3,11 @@
     python -m magi.experiments.masks_per_clip --out results/masks-per-clip-cpu.json     # twenty minutes on one core
 
 In CTF one pass over the observation frames can serve M differently masked copies of a clip, so a masked copy costs less
-than with a clip of its own; but the copies are of one clip, and a step of M copies costs more, so that fewer steps are
-made. Everything else is equal: weights at the beginning, clips per step, learning rate, the order of clips, of which
-fewer are seen. All models are examined on the same clips with the same masks, one copy of each. The same command goes
-on where it was interrupted.
+than with a clip of its own; but the copies are of one clip. Two ways to spend that are compared with one copy each of 8
+clips per step: as many clips per step, so that a step costs more and there are fewer; and as many copies per step, so
+that a step costs less and there are more. Everything else is equal: weights at the beginning, optimizer, learning rate
+after the same FLOPs, the order of clips. All models are examined on the same clips with the same masks, one copy of
+each. The same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -58,8 +59,24 @@ MODEL = MagiConfig(
 )  # fmt: skip
 """As the model that ships, and a sixth of its size."""
 WORLD = WorldConfig(num_frames=6, min_bodies=1, max_bodies=2, max_interval=1)
-OPTIM = OptimConfig(lr=2e-3, warmup_samples=400, clip=1.0)
+OPTIM = OptimConfig(lr=2e-3, clip=1.0)
 SAMPLE = SampleConfig(mask_steps=8, head_steps=10, solver="euler")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared."""
+
+    copies: int
+    """M, masked copies of a clip."""
+    batch: int
+    """Clips per step."""
+
+    def __str__(self) -> str:
+        return f"M = {self.copies}, {self.batch} clips"
+
+
+ARMS = (Arm(1, 8), Arm(2, 8), Arm(4, 8), Arm(2, 4), Arm(4, 2))
 
 
 @dataclass(frozen=True)
@@ -69,18 +86,18 @@ class Setting:
     model: MagiConfig = MODEL
     world: WorldConfig = WORLD
     tokenizer: str = "world64"
-    copies: tuple[int, ...] = (1, 2, 4)
-    """M; the first is what the others are compared with."""
+    arms: tuple[Arm, ...] = ARMS
+    """The first is what the others are compared with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of weights, clips, masks and noise."""
-    flops: float = 2.4e12
+    flops: float = 1.4e12
     """Of a training, forward and backward, as the planner counts them."""
     points: int = 4
     """Equal parts of the training, after each of which the averaged model is examined."""
-    batch: int = 8
-    """Clips per step."""
     optim: OptimConfig = OPTIM
     """The learning rate stays, so that a model is as good after half of the FLOPs as if it had been given half."""
+    warmup: float = 0.05
+    """Share of the FLOPs in which the learning rate rises."""
     sample: SampleConfig = SAMPLE
     held: int = 256
     """Clips that the loss is measured on."""
@@ -89,25 +106,25 @@ class Setting:
     context: int = 3
     """Frames given."""
 
-    def with_copies(self, copies: int) -> MagiConfig:
+    def model_of(self, arm: Arm) -> MagiConfig:
         """The model of one arm."""
-        return replace(self.model, masks_per_clip=copies)
+        return replace(self.model, masks_per_clip=arm.copies)
 
-    def step_flops(self, copies: int) -> float:
+    def step_flops(self, arm: Arm) -> float:
         """Of one optimizer step."""
-        return self.batch * training_flops(self.with_copies(copies)).total
+        return arm.batch * training_flops(self.model_of(arm)).total
 
-    def steps_per_point(self, copies: int) -> int:
+    def steps_per_point(self, arm: Arm) -> int:
         """Optimizer steps in each of the equal parts: within half a step of the same FLOPs for all."""
-        return max(1, round(self.flops / self.points / self.step_flops(copies)))
+        return max(1, round(self.flops / self.points / self.step_flops(arm)))
 
-    def training(self, copies: int, seed: int) -> TrainConfig:
+    def training(self, arm: Arm, seed: int) -> TrainConfig:
         """How to train one arm; each part ends with an examination and a checkpoint."""
-        part = self.steps_per_point(copies) * self.batch
+        part = self.steps_per_point(arm) * arm.batch
         return TrainConfig(
-            total_samples=self.points * part, batch_size=self.batch, seed=seed,
+            total_samples=self.points * part, batch_size=arm.batch, seed=seed,
             precision="fp32",  # not every CPU has bf16
-            optim=self.optim,
+            optim=replace(self.optim, warmup_samples=round(self.warmup * self.points * part)),
             ema_half_life=1e12, ema_ramp=0.05,  # always the same share of the samples seen, however many these are
             checkpoint_every=part, log_every=part, evaluate_every=part,
         )  # fmt: skip
@@ -117,7 +134,7 @@ class Setting:
 class Point:
     """A model after some of its training."""
 
-    copies: int
+    arm: Arm
     seed: int
     clips: int
     flops: float
@@ -130,7 +147,7 @@ class Examination:
     def __init__(self, setting: Setting, tokenizer: Tokenizer) -> None:
         world = replace(setting.world, seed=EVALUATION_WORLD.seed)
         self.setting, self.tokenizer = setting, tokenizer
-        self.config = setting.with_copies(1)
+        self.config = replace(setting.model, masks_per_clip=1)
         held = world_test(1, clips=setting.held, config=world)
         self.latents = torch.cat([tokenizer.encode(to_pixels(part)) for part in held.video.split(CHUNK)])
         self.shown = world_test(1, clips=setting.continued, config=world)
@@ -181,30 +198,30 @@ def measure(setting: Setting, work: Path, *, note: Callable[[str], None]) -> tup
     examine = Examination(setting, tokenizer)
     points = []
     for seed in setting.seeds:
-        for copies in setting.copies:
-            arm = train_arm(setting, tokenizer, examine, copies=copies, seed=seed, work=work)
-            for point in arm:
+        for arm in setting.arms:
+            found = train_arm(setting, tokenizer, examine, arm=arm, seed=seed, work=work)
+            for point in found:
                 scores = "  ".join(f"{name} {value:.4f}" for name, value in point.scores.items())
-                note(f"M {copies}  seed {seed}  {point.flops / 1e12:.2f} TFLOP  {point.clips:,} clips  {scores}")
-            points += arm
+                note(f"{arm}  seed {seed}  {point.flops / 1e12:.2f} TFLOP  {point.clips:,} seen  {scores}")
+            points += found
     return points, error_held_still(examine.shown, context=setting.context)
 
 
 def train_arm(
-    setting: Setting, tokenizer: Tokenizer, examine: Examination, *, copies: int, seed: int, work: Path
+    setting: Setting, tokenizer: Tokenizer, examine: Examination, *, arm: Arm, seed: int, work: Path
 ) -> list[Point]:
     """Train one model, or read what came out of its training."""
-    config, distributed = setting.training(copies, seed), Distributed()
+    config, distributed = setting.training(arm, seed), Distributed()
     torch.manual_seed(seed)
-    model = Magi(setting.with_copies(copies))
+    model = Magi(setting.model_of(arm))
     world = replace(setting.world, seed=seed)
-    source = EncodedOnce(work / "clips", world, tokenizer, size=4 * setting.batch, device=distributed.device)
+    source = EncodedOnce(work / "clips", world, tokenizer, size=CHUNK, device=distributed.device)
 
     def evaluate(samples: int, averaged: nn.Module) -> Iterable[tuple[str, float]]:
         assert isinstance(averaged, Magi)
         yield from examine(averaged).items()
 
-    run = work / f"copies-{copies}-seed-{seed}"
+    run = work / f"copies-{arm.copies}-batch-{arm.batch}-seed-{seed}"
     train(
         model, stream(source, config, distributed),
         prepare=preparation(model.config, tokenizer, seed=seed, device=distributed.device),
@@ -212,26 +229,26 @@ def train_arm(
         evaluate=evaluate,
     )  # fmt: skip
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    flops = setting.step_flops(copies) / setting.batch
+    flops = setting.step_flops(arm) / arm.batch
     return [
-        Point(copies, seed, one["samples"], one["samples"] * flops, {name: one[name] for name in (LOSS, ERROR)})
+        Point(arm, seed, one["samples"], one["samples"] * flops, {name: one[name] for name in (LOSS, ERROR)})
         for one in map(json.loads, lines)
         if LOSS in one
     ]
 
 
-def values(points: Sequence[Point], copies: int, score: str) -> list[list[float]]:
+def values(points: Sequence[Point], arm: Arm, score: str) -> list[list[float]]:
     """A score of one arm, by point of the training and then by seed."""
     seeds = list(dict.fromkeys(point.seed for point in points))
-    by_seed = [[p.scores[score] for p in points if (p.copies, p.seed) == (copies, seed)] for seed in seeds]
+    by_seed = [[p.scores[score] for p in points if (p.arm, p.seed) == (arm, seed)] for seed in seeds]
     return [list(at) for at in zip(*by_seed, strict=True)]
 
 
-def differences(points: Sequence[Point], copies: int, score: str, *, base: int) -> list[tuple[float, Interval | None]]:
-    """By point, how much higher a score is than with `base` copies: mean over seeds, each against its own; and the
-    interval of that mean."""
+def differences(points: Sequence[Point], arm: Arm, score: str, *, base: Arm) -> list[tuple[float, Interval | None]]:
+    """By point, how much higher a score is than that of `base`: mean over seeds, each against its own; and the interval
+    of that mean."""
     found = []
-    for ours, theirs in zip(values(points, copies, score), values(points, base, score), strict=True):
+    for ours, theirs in zip(values(points, arm, score), values(points, base, score), strict=True):
         each = [a - b for a, b in zip(ours, theirs, strict=True)]
         found.append((sum(each) / len(each), over_seeds(each)))
     return found
@@ -239,44 +256,41 @@ def differences(points: Sequence[Point], copies: int, score: str, *, base: int) 
 
 def study(setting: Setting, points: Sequence[Point], still: float, *, command: str) -> Study:
     """The record of what came out."""
-    base, *others = setting.copies
+    base, *others = setting.arms
     first = [p for p in points if p.seed == setting.seeds[0]]
-    spent = {copies: [p.flops / 1e12 for p in first if p.copies == copies] for copies in setting.copies}
+    spent = {arm: [p.flops / 1e12 for p in first if p.arm == arm] for arm in setting.arms}
     said, told = [], []
     for score, unit in ((LOSS, ""), (ERROR, " px")):
-        for copies in others:
-            compared = differences(points, copies, score, base=base)
-            verdicts = [told_difference(mean, interval) for mean, interval in compared]
-            told += [
-                (score, f"{copies} - {base}", f"{at:.2f}", text) for at, text in zip(spent[base], verdicts, strict=True)
-            ]
-            said.append(f"{score}, M = {copies} less M = {base}: {verdicts[-1]}{unit}")
+        for arm in others:
+            verdicts = [told_difference(*one) for one in differences(points, arm, score, base=base)]
+            told += [(score, str(arm), f"{at:.2f}", text) for at, text in zip(spent[base], verdicts, strict=True)]
+            said.append(f"{score}{unit and ','}{unit}, {arm}: {verdicts[-1]}")
     return Study(
         name="masks-per-clip",
         title="Several masked copies of a clip at equal FLOPs",
         question="At equal training FLOPs, is a model better that hides tokens of each clip in 2 or 4 ways at once?",
         claim="",
         verdict="measured",
-        answer=f"At the end, over {len(setting.seeds)} seeds: {'; '.join(said)}.",
+        answer=f"Against {base} per step, at the end, over {len(setting.seeds)} seeds: {'; '.join(said)}.",
         protocol=json.loads(json.dumps({**asdict(setting), "precision": "fp32", "error held still, px": still})),
         tables=(
-            Table("A step", ("M", "GFLOP", "FLOPs per masked copy, of M = 1", "steps", "clips"),
-                  [step_row(setting, copies) for copies in setting.copies]),
-            Table(f"Differences at equal FLOPs, seed by seed: mean, 95 % interval over {len(setting.seeds)} seeds "
-                  "(Student's), and what follows", ("score", "M", "TFLOP", "difference"), told),
-            Table("Every point", ("M", "seed", "TFLOP", "clips", LOSS, f"{ERROR}, px"),
-                  [(str(p.copies), str(p.seed), f"{p.flops / 1e12:.4f}", str(p.clips), f"{p.scores[LOSS]:.4f}",
+            Table("Steps", ("arm", "GFLOP a step", "FLOPs per masked copy, of M = 1", "steps", "clips"),
+                  [step_row(setting, arm) for arm in setting.arms]),
+            Table(f"Less {base}, at equal FLOPs and seed by seed: mean, 95 % interval over {len(setting.seeds)} seeds "
+                  "(Student's), and what follows", ("score", "arm", "TFLOP", "difference"), told),
+            Table("Every point", ("arm", "seed", "TFLOP", "clips", LOSS, f"{ERROR}, px"),
+                  [(str(p.arm), str(p.seed), f"{p.flops / 1e12:.4f}", str(p.clips), f"{p.scores[LOSS]:.4f}",
                     f"{p.scores[ERROR]:.3f}") for p in points]),
         ),
         curves=tuple(
             Curves(f"{score}: mean, and range over seeds", "TFLOP of training", unit, [
-                over_training(f"M = {m}", spent[m], values(points, m, score)) for m in setting.copies
+                over_training(str(arm), spent[arm], values(points, arm, score)) for arm in setting.arms
             ])
             for score, unit in ((LOSS, "loss"), (ERROR, "px"))
         ),
         notes=(
             "FLOPs are the planner's, at the mean mask ratio. The learning rate is the same for all and was tuned for "
-            "none; with M copies there are fewer steps.",
+            "none.",
             "Both scores are of the averaged weights, on clips of a world seed that no training uses. Their draws are "
             "the same for all models, so the spread is that of trainings.",
             f"Position error: of bodies in the {setting.world.num_frames - setting.context} frames generated after "
@@ -296,11 +310,12 @@ def told_difference(mean: float, interval: Interval | None) -> str:
     return f"{mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f}): {verdict}"
 
 
-def step_row(setting: Setting, copies: int) -> tuple[str, ...]:
+def step_row(setting: Setting, arm: Arm) -> tuple[str, ...]:
     """What a step of one arm costs and how many there are."""
-    flops, one = setting.step_flops(copies), setting.step_flops(1)
-    steps = setting.points * setting.steps_per_point(copies)
-    return str(copies), f"{flops / 1e9:.3f}", f"{flops / one / copies:.3f}", str(steps), str(steps * setting.batch)
+    flops, one = setting.step_flops(arm), setting.step_flops(Arm(1, 1))
+    steps = setting.points * setting.steps_per_point(arm)
+    per_copy = flops / one / (arm.copies * arm.batch)
+    return str(arm), f"{flops / 1e9:.3f}", f"{per_copy:.3f}", str(steps), str(steps * arm.batch)
 
 
 def over_training(name: str, flops: Sequence[float], by_point: Sequence[Sequence[float]]) -> Series:
