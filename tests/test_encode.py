@@ -622,6 +622,8 @@ def test_the_bench_of_the_cache_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["training"]["ratio"]["batch"]["median"] > 1
     assert all(stage["frames_per_second"]["median"] > 0 for stage in report["encoding"].values())
     assert report["bytes"]["video of latents, both sides"] == 20 * 2 * 2 * 2 * 4 * 8 * 8
+    shares = {name: found["share"]["all"] for name, found in report["waiting"].items()}
+    assert 0 < shares["latents, 0 workers"] < shares["videos, 0 workers"] < 1
     assert "times faster from latents" in capsys.readouterr().out
     assert magi("bench", "cache", "--quick", "--videos", "2") == cli.MISUSE
     assert "--videos has no effect with --quick" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from torch import nn
 
 from magi.bench.measure import Spread, alternate
 from magi.bench.rows import Row, measured
+from magi.bench.waiting import waiting_rows
 from magi.model.magi import Magi
 from magi.training.optim import OptimConfig, build_optimizer
 
@@ -102,3 +103,4 @@ def rows(report: Mapping[str, Any]) -> Iterator[Row]:
             rate = report["training"][name][what]["clips_per_second"]
             yield measured(f"clips per second, {what}, from {name}", rate)
         yield measured(f"  times faster from latents, {what}", report["training"]["ratio"][what])
+    yield from waiting_rows(report.get("waiting", {}))  # which older reports lack

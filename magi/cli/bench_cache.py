@@ -1,10 +1,10 @@
-"""`magi bench cache`: what a latent cache saves on this machine."""
+"""`magi bench cache`: what a latent cache saves on this machine, and how long training waits for its data."""
 
 from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -18,13 +18,15 @@ from magi.bench.cache import measure_encoding, measure_sources, rows
 from magi.bench.compare import read_earlier
 from magi.bench.measure import METHOD, machine
 from magi.bench.outcome import described, publish
+from magi.bench.waiting import WARM, measure_waiting
 from magi.cli.arguments import Common, CommonOptions, check_counts, parse
 from magi.cli.runs import train_on
 from magi.data.folder import FolderSource, list_videos
 from magi.data.latent_store import LatentStore
 from magi.data.latents import LatentSource, cache_cost
-from magi.distributed import Device, pick_device
-from magi.experiments.data import DataConfig
+from magi.data.loader import Source
+from magi.distributed import Device, Distributed, pick_device
+from magi.experiments.data import DataConfig, stream
 from magi.experiments.encode import EncodeRun, encode
 from magi.experiments.footage import Decoded, opener_of_threads, read
 from magi.experiments.presets import PRESETS
@@ -35,13 +37,14 @@ from magi.tokenizers.protocol import Tokenizer, to_pixels
 from magi.tokenizers.store import fingerprint, load_tokenizer
 from magi.video import Frames, write_video
 
-QUICK: dict[str, Any] = {"videos": 1, "frames": 20, "batch": 1, "repeats": 1}
+QUICK: dict[str, Any] = {"videos": 1, "frames": 20, "batch": 1, "repeats": 1, "workers": 0}
 TOKENIZER = "world64"  # light: with one of the published sizes, encoding while training costs far more
 
 
 @dataclass(frozen=True)
 class BenchCacheArguments:
-    """Measure what a latent cache saves: how fast it is made, what it takes, how much faster training from it is.
+    """Measure what a latent cache saves: how fast it is made, what it takes, how much faster training from it is, and
+    what share of a training step is waiting for the next batch, from latents and from videos.
 
     $ magi bench cache --json cache.json --threads 1
 
@@ -58,7 +61,10 @@ class BenchCacheArguments:
     batch: int = 8
     """Clips per step."""
     repeats: int = 9
-    """Of every measurement."""
+    """Of every measurement; of training steps whose waiting is measured, twice as many."""
+    workers: int = 1
+    """Processes that read ahead in a second measurement of waiting; in the first there are none, as the preset has it.
+    0 leaves the second out."""
     json: Path | None = None
     """Write every measurement to this file."""
     compare: Path | None = None
@@ -71,6 +77,8 @@ class BenchCacheArguments:
         changed = [name for name in QUICK if getattr(self, name) != getattr(type(self), name)]
         if self.quick and changed:
             raise ValueError(f"--{changed[0]} has no effect with --quick; leave one out")
+        if self.workers < 0:
+            raise ValueError(f"--workers must not be negative, got {self.workers}; 0 measures none that read ahead")
 
 
 def main(words: Sequence[str]) -> int:
@@ -111,6 +119,9 @@ def measure(arguments: BenchCacheArguments, folder: Path, device: torch.device) 
         repeats=arguments.repeats,
         device=device,
     )
+    waiting = measure_loop(
+        {"videos": online, "latents": latents}, tokenizer, folder, arguments=arguments, device=device
+    )
     shape, size, number = latents.config.shape, latents.config.size, arguments.videos
     cost = cache_cost(store.recipe, shape, num_videos=number, frames_per_video=arguments.frames)
     sizes = {
@@ -120,14 +131,49 @@ def measure(arguments: BenchCacheArguments, folder: Path, device: torch.device) 
         "cache on disk, per video": sum(p.stat().st_size for p in store.root.rglob("*") if p.is_file()) / number,
         "video file": sum(path.stat().st_size for path in videos.iterdir()) / number,
     }
-    names = ("videos", "frames", "batch", "repeats")
+    names = ("videos", "frames", "batch", "repeats", "workers")
     settings = {
         **{name: getattr(arguments, name) for name in names},
         "clip": {"num_frames": shape.num_frames, "size": size, "max_interval": shape.max_interval},
         "tokenizer": TOKENIZER,
         "model": "tiny",
     }
-    return {"machine": told, "settings": settings, "encoding": encoding, "bytes": sizes, "training": training}
+    return {
+        "machine": told, "settings": settings, "encoding": encoding, "bytes": sizes, "training": training,
+        "waiting": waiting,
+    }  # fmt: skip
+
+
+def measure_loop(
+    sources: Mapping[str, Source],
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    arguments: BenchCacheArguments,
+    device: torch.device,
+) -> dict[str, Any]:
+    """How long the loop of `magi train tiny` waits for each source, without workers and with some."""
+    tiny = PRESETS["tiny"]
+    torch.manual_seed(0)
+    model = Magi(tiny.model).to(device)
+    prepare = preparation(tiny.model, tokenizer, seed=0, device=device)
+    # float32 as above: on a CPU without bf16 that is the faster one, next to which waiting weighs the most
+    config = replace(tiny.train, batch_size=arguments.batch, precision="bf16" if device.type == "cuda" else "fp32")
+    found = {}
+    for workers in dict.fromkeys((0, arguments.workers)):
+        told, settings = "1 worker" if workers == 1 else f"{workers} workers", replace(config, workers=workers)
+        for name, source in sources.items():
+            found[f"{name}, {told}"] = measure_waiting(
+                model,
+                stream(source, settings, Distributed(device=device)),
+                prepare,
+                config=settings,
+                steps=2 * arguments.repeats,
+                run_dir=folder / f"waiting-{name}-{workers}",
+                device=device,
+                warm=min(WARM, arguments.repeats),
+            )
+    return found
 
 
 def measure_stages(

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 
 from magi.data.world import WorldConfig
+from magi.experiments.encoded_once import EncodedOnce
 from magi.report.studies import Study, write_study
-from magi.reproduce.clips import EncodedOnce
 from magi.reproduce.models import performance, temperature
 from magi.reproduce.runs import Recipe, ablations, equal_flops, explanations, headline, training
 from magi.reproduce.scale import ScaleName

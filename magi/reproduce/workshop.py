@@ -24,10 +24,10 @@ from torch import nn
 from magi import checkpoint
 from magi.data.clips import BEYOND
 from magi.distributed import Distributed
+from magi.experiments.encoded_once import EncodedOnce
 from magi.experiments.video import VideoRun, preparation_of, train_video
 from magi.locks import only_writer
 from magi.model.config import Forcing
-from magi.reproduce.clips import EncodedOnce
 from magi.reproduce.runs import Recipe, training, tuning
 from magi.reproduce.scale import Scale
 from magi.sampling.release import Release, load
