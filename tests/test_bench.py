@@ -13,6 +13,7 @@ import torch
 
 from magi.bench.decoding import run_decoding_bench
 from magi.bench.measure import Spread, alternate, count_operations, fitted_exponent
+from magi.bench.picture import draw
 from magi.bench.run import run_bench
 from magi.bench.sampling import (
     Rollout,
@@ -180,9 +181,9 @@ def test_frames_are_timed_in_parts() -> None:
 def test_settings_are_capped_and_distinct() -> None:
     """With 16 tokens 64 mask steps are 16, and the paper's row is then the same as the second."""
     assert [(s.mask_steps, s.head_steps, s.solver) for s in step_settings("diffusion", 16)] == [
-        (16, 100, "ddpm"), (16, 25, "dpm++"), (8, 25, "dpm++")
+        (16, 100, "ddpm"), (8, 100, "ddpm"), (16, 25, "dpm++"), (8, 25, "dpm++")
     ]  # fmt: skip
-    assert len(step_settings("flow", 256)) == 4
+    assert len(step_settings("flow", 256)) == 5
 
 
 @pytest.mark.parametrize("forcing", ["ctf", "mtf"])
@@ -244,3 +245,21 @@ def test_quick_decoding_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "MPEG-4 tiny" in printed and "only prove that everything runs" in printed
     with pytest.raises(ValueError, match="measures one core, got --threads 2"):
         bench_command(["decode", "--threads", "2"])
+
+
+def test_the_picture_shows_every_way_of_a_batch_size() -> None:
+    """A bar of three parts for each row, the quickest at the bottom, as long as its parts together."""
+    parts = {"transformer": 2.0, "head": 5.0, "rest": 1.0}
+    rows = [
+        {
+            "mask_steps": 4, "head_steps": 9, "solver": "ddpm", "compiled_head": compiled, "batch": batch,
+            **{name: {"median": value / (1 + compiled)} for name, value in {**parts, "total": 8.0}.items()},
+        }
+        for compiled in (False, True) for batch in (1, 8)
+    ]  # fmt: skip
+    axes = draw({"frame": rows, "model": {"name": "any"}}).axes[0]
+    bars = sorted((bar.get_y(), bar.get_x() + bar.get_width()) for bar in axes.patches)
+    assert len(bars) == 6 and bars[2][1] == 4 and bars[-1][1] == 8
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["4 x 9 ddpm, compiled", "4 x 9 ddpm"]
+    with pytest.raises(ValueError, match="no frames of batch 3"):
+        draw({"frame": rows}, batch=3)

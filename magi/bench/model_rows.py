@@ -44,7 +44,8 @@ def sampling_rows(report: Report) -> Iterator[Row]:
     shares = report.get("roofline", {}).get("sampling", [None] * len(report["frame"]))
     for row, share in zip(report["frame"], shares, strict=True):
         parts = ", ".join(f"{part} {row[part]['median']:.3g}" for part in ("transformer", "head", "rest"))
-        what = f"{row['mask_steps']} x {row['head_steps']} {row['solver']}, batch {row['batch']}"
+        compiled = ", compiled head" if row.get("compiled_head") else ""
+        what = f"{row['mask_steps']} x {row['head_steps']} {row['solver']}{compiled}, batch {row['batch']}"
         yield measured(f"ms per frame, {what}", row["total"], parts)
         if share is not None:
             limits = ", ".join(

@@ -20,6 +20,7 @@ from magi.model import plan
 from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.head import SOLVERS, DiffusionHead, Kind
+from magi.model.head_kernel import available
 from magi.model.magi import Magi
 from magi.model.transformer import take
 from magi.sampling.config import SampleConfig
@@ -127,7 +128,7 @@ def race(rollouts: Mapping[str, Rollout], *, frames: int) -> dict[str, list[Fram
 def step_settings(kind: Kind, tokens: int) -> list[SampleConfig]:
     """The paper's steps (A.4), of which no more than one per token are made, and cheaper ones."""
     exact, fast = SOLVERS[kind][0], SOLVERS[kind][-1]
-    counts = [(64, 100, exact), (16, 100, exact), (16, 25, fast), (8, 25, fast)]
+    counts = [(64, 100, exact), (16, 100, exact), (8, 100, exact), (16, 25, fast), (8, 25, fast)]
     rows = [SampleConfig(mask_steps=min(m, tokens), head_steps=h, solver=solver) for m, h, solver in counts]
     return list(dict.fromkeys(rows))  # without repetitions, in order
 
@@ -136,21 +137,21 @@ def measure_frames(model: Magi, *, batches: Sequence[int], frames: int) -> list[
     """Milliseconds per generated frame and video, split into transformer, head and rest.
 
     Returns:
-        A row per settings and batch size: ``mask_steps``, ``head_steps``, ``solver``, ``batch``, and the summaries
-        ``total``, ``transformer``, ``head`` and ``rest`` over `frames` frames.
+        A row per settings and batch size: ``mask_steps``, ``head_steps``, ``solver``, ``compiled_head``, ``batch``, and
+        the summaries ``total``, ``transformer``, ``head`` and ``rest`` over `frames` frames.
     """
-    rollouts = {
-        f"{settings} {batch}": Rollout(model, settings, batch)
-        for settings in step_settings(model.config.head.kind, model.config.tokens)
-        for batch in batches
-    }
+    ways = step_settings(model.config.head.kind, model.config.tokens)
+    weight = model.head.output.linear.weight
+    if available(weight.dtype, weight.device):
+        ways += [replace(settings, compiled_head=True) for settings in ways]
+    rollouts = {f"{settings} {batch}": Rollout(model, settings, batch) for settings in ways for batch in batches}
     race(rollouts, frames=1)
     rows = []
     for name, times in race(rollouts, frames=frames + 1).items():
         settings, batch = rollouts[name].settings, rollouts[name].batch
         row: dict[str, Any] = {
             "mask_steps": settings.mask_steps, "head_steps": settings.head_steps,
-            "solver": settings.solver, "batch": batch,
+            "solver": settings.solver, "compiled_head": settings.compiled_head, "batch": batch,
         }  # fmt: skip
         for part in ("total", "transformer", "head", "rest"):
             seconds = Spread(tuple(getattr(time, part) for time in times[1:]))  # the first frame commits none

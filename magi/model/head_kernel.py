@@ -89,6 +89,15 @@ def compiled(dtype: torch.dtype, device: torch.device) -> Any:
     return code_of
 
 
+def available(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether there is compiled code for such a head on this machine."""
+    try:
+        compiled(dtype, device)
+    except ValueError:
+        return False
+    return True
+
+
 class PackedHead:
     """A head's weights as the code reads them.
 
