@@ -12,7 +12,7 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
-from magi.model import draws, embeddings, forcing
+from magi.model import draws, embeddings, forcing, head_kernel, hoisted
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
 from magi.model.magi import Magi
@@ -247,6 +247,23 @@ def decay_everything(patch: MonkeyPatch) -> None:
     )
 
 
+def places_of_the_first_video(patch: MonkeyPatch) -> None:
+    """The last block looks into the past of the batch's first video, whichever it is about."""
+    beside = KVCache.beside
+    patch.setattr(
+        KVCache,
+        "beside",
+        lambda self, layer, keys, values, places: beside(self, layer, keys, values, places[:1].expand_as(places)),
+    )
+
+
+def packed_once(patch: MonkeyPatch) -> None:
+    """The compiled head keeps the weights that it was first given."""
+    packed = head_kernel.packed
+    first: dict[type, Any] = {}
+    patch.setattr(hoisted, "packed", lambda *parts: first.setdefault(type(parts[-1]), packed(*parts)))
+
+
 EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (
     f"tests/test_{name}.py::"
     for name in ("embeddings", "forcing", "masking", "cache", "sampling", "training", "resume")
@@ -341,6 +358,16 @@ MUTANTS = [
         "committed with the masked frames' table",
         lambda patch: patch.setitem(forcing.COMMITTED_KIND, "ctf", forcing.MASKED),
         (CACHED, FORCING + "test_inference_uses_only_what_training_taught[ctf-token-1]"),
+    ),
+    Mutant(
+        "the last block looks elsewhere in the past",
+        places_of_the_first_video,
+        (REFERENCE + "[paper's ddpm-f64]", CACHE + "test_only_chosen_tokens_need_the_last_block[2-token]"),
+    ),
+    Mutant(
+        "the compiled head keeps old weights",
+        packed_once,
+        ("tests/test_head_kernel.py::test_changed_weights_are_packed_again",),
     ),
     Mutant("the cache begins one frame late", cache_forgets_the_oldest, (REFERENCE + "[extrapolated-f64]", CACHED)),
     Mutant("forks share memory", fork_shares_memory, (CACHE + "test_rewind_and_fork_continue_alike",)),
