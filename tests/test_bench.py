@@ -13,7 +13,6 @@ import torch
 
 from magi.bench.decoding import run_decoding_bench
 from magi.bench.measure import Spread, alternate, count_operations, fitted_exponent
-from magi.bench.picture import draw
 from magi.bench.run import run_bench
 from magi.bench.sampling import (
     Rollout,
@@ -28,6 +27,7 @@ from magi.cli.bench import main as bench_command
 from magi.model import plan
 from magi.model.config import PRESETS, MagiConfig
 from magi.model.head import DiffusionHead, HeadConfig
+from magi.report.frame_time import draw
 from magi.sampling.config import SampleConfig
 from magi.sampling.rollout import generate
 from tests.toys import FLOW, intervals, random_latents, tiny, trained_looking

@@ -1,4 +1,4 @@
-"""Where a frame's time goes, as a picture: `python -m magi.bench.picture REPORT.json PICTURE.svg`.
+"""Where a frame's time goes, as a picture: `python -m magi.report.frame_time REPORT.json PICTURE.svg`.
 
 The report is one of `magi bench sampling MODEL --json REPORT.json`.
 """
