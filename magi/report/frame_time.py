@@ -9,13 +9,10 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PARTS = {"transformer": "#4878a8", "head": "#e08a3c", "rest": "#b8b8b8"}
 
@@ -26,11 +23,14 @@ def draw(report: Mapping[str, Any], *, batch: int = 1) -> Figure:
     Raises:
         ValueError: the report has no frames of that batch size.
     """
+    from matplotlib.figure import Figure  # takes a second, which only a picture is worth
+
     rows = [row for row in report.get("frame", ()) if row["batch"] == batch]
     if not rows:
         raise ValueError(f"the report has no frames of batch {batch}; magi bench sampling MODEL --json makes one")
     rows.sort(key=lambda row: row["total"]["median"])
-    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.34 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(8, 0.6 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.subplots()
     names = [
         f"{row['mask_steps']} x {row['head_steps']} {row['solver']}{', compiled' if row.get('compiled_head') else ''}"
         for row in rows
