@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -391,3 +392,22 @@ def test_presets_fit_every_head(name: Preset) -> None:
         assert (paper.mask_steps, paper.head_steps, paper.head_steps_last) == (64, 100, None)
         assert after == paper or after.mask_steps * after.head_steps < paper.mask_steps * paper.head_steps / 10
     assert with_preset(before, name, HeadConfig()).solver_for(HeadConfig()) == ("ddpm" if name == "exact" else "dpm++")
+
+
+@pytest.mark.parametrize(
+    "head", [HeadConfig(width=16, depth=1, train_steps=10, time_dim=8), FLOW], ids=["diffusion", "flow"]
+)
+def test_a_backbone_may_be_in_another_type(head: HeadConfig) -> None:
+    """The transformer in bfloat16 beside a float32 head: tokens keep the head's type, keys and values take the
+    backbone's, and the first frame is that of float32 to the backbone's three digits. In its own type nothing moves."""
+    model = trained_looking(tiny(head=head), dtype=torch.float32)
+    context, settings = random_latents(model.config, 2, frames=2).float(), replace(QUICK, solver=None, temperature=0.5)
+    exact = videos(model, context, [1, 2], frames=1, settings=settings)
+    assert torch.equal(
+        videos(copy.deepcopy(model).backbone_to(torch.float32), context, [1, 2], frames=1, settings=settings), exact
+    )
+    half = copy.deepcopy(model).backbone_to(torch.bfloat16)
+    found = videos(half, context, [1, 2], frames=1, settings=settings)
+    assert found.dtype == torch.float32 and half.new_cache(1, 1).store.dtype == torch.bfloat16
+    assert half.head.cond_embed.weight.dtype == torch.float32 and half.head_position.dtype == torch.bfloat16
+    assert 1e-6 < error(found, exact) < 0.1

@@ -126,7 +126,7 @@ class StreamEmbedding(nn.Module):
         pace = self.interval(interval - 1)[:, None, None]  # (B, 1, 1, D)
         level = self.noise_level(noise_level)[:, :, None]  # (B, S, 1, D)
 
-        x = torch.where(masked[..., None], self.mask_token, self.token_in(tokens))  # (B, S, N, D)
+        x = torch.where(masked[..., None], self.mask_token, self.token_in(tokens.to(dtype)))  # (B, S, N, D)
         x = x + self.position[kind] + self.spatial.to(dtype) + when + pace
         if self.noise_embedding == "add":
             x = x + level

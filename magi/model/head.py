@@ -178,9 +178,11 @@ class DiffusionHead(nn.Module):
                 there is no compiled code for the head's type or device.
         """
 
+        cond = self.cond_embed(z.to(self.cond_embed.weight.dtype))
+
         def hoisted(times: Tensor) -> Denoise:
             network = CompiledNetwork if compiled else HoistedNetwork
-            return network(self.cond_embed(z), self._embed_time(times), self.input_proj, self.blocks, self.output)
+            return network(cond, self._embed_time(times), self.input_proj, self.blocks, self.output)
 
         return self._solve(hoisted, noise, num_steps=num_steps, solver=solver, spacing=spacing, temperature=temperature)
 

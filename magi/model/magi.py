@@ -60,6 +60,19 @@ class Magi(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
 
+    @property
+    def token_dtype(self) -> torch.dtype:
+        """Type of the tokens that are generated: that of the head's weights."""
+        return self.head.cond_embed.weight.dtype
+
+    def backbone_to(self, dtype: torch.dtype) -> Magi:
+        """Embedding and transformer in another type, for generation: bfloat16 halves what a pass reads, and the head
+        and the tokens, whose errors would add up over denoising steps, stay as they are."""
+        self.embedding.to(dtype)
+        self.transformer.to(dtype)
+        self.head_position = nn.Parameter(self.head_position.detach().to(dtype), self.head_position.requires_grad)
+        return self
+
     def forward(self, latents: Tensor, interval: Tensor, draws: TrainingDraws) -> dict[str, Tensor]:
         """Training loss of one batch (paper §3; MAR's masked diffusion loss).
 

@@ -48,7 +48,7 @@ def sample_frame(
     channels = model.config.token_channels
     solver = settings.solver_for(model.config.head)
     videos = torch.arange(batch, device=order.device)[:, None]
-    tokens = torch.zeros(batch, count, channels, dtype=model.head_position.dtype, device=order.device)
+    tokens = torch.zeros(batch, count, channels, dtype=model.token_dtype, device=order.device)
     masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
     revealed = 0
     with torch.inference_mode():  # without autograd's bookkeeping of views: at batch 1 a tenth faster, the same bits

@@ -133,20 +133,20 @@ def _frames(
     settings: SampleConfig,
 ) -> Iterator[Tensor]:
     """The frames of `generate`, for arguments that fit."""
-    config, weight = model.config, model.head_position
+    config, device = model.config, model.head_position.device
     given = 0 if context is None else context.shape[1]
     noise = SampleNoise(
         seeds,
         tokens=config.tokens,
         channels=config.token_channels,
-        dtype=weight.dtype,
-        device=weight.device,
+        dtype=model.token_dtype,
+        device=device,
         source=settings.noise_source,
     )
-    pace = torch.tensor(intervals, device=weight.device)
+    pace = torch.tensor(intervals, device=device)
     past = Past(model, noise, total=given + num_frames, interval=pace, settings=settings)
     if context is not None and given:
-        past.commit(patchify(context.to(weight), config.patch))
+        past.commit(patchify(context.to(device, model.token_dtype), config.patch))
     for frame in range(given, given + num_frames):
         tokens = sample_frame(
             model,
