@@ -21,6 +21,7 @@ from magi.bench.outcome import described
 from magi.bench.presets import run_presets_bench
 from magi.bench.roofline import Peaks, fastest, frame_possible, frame_shares, measure_peaks
 from magi.bench.sampling import count_head_operations
+from magi.bench.stream import SMALLEST, codes, run_stream_bench
 from magi.model import plan
 from magi.model.config import PRESETS
 from magi.model.head import SOLVERS, DiffusionHead, HeadConfig
@@ -274,3 +275,19 @@ def test_presets_are_measured_beside_exact(tmp_path: Path, capsys: pytest.Captur
     assert presets["exact"]["faster"]["min"] == presets["exact"]["faster"]["max"] == 1
     assert presets["fastest"]["faster"]["median"] > presets["annealed"]["faster"]["median"] > 1
     assert "world-FVD" in capsys.readouterr().out
+
+
+# Streaming
+
+
+def test_streams_are_measured_in_both_codes(tmp_path: Path) -> None:
+    """The model that is named in the goals: .8 M parameters, 16 tokens. Every way in torch and, where there is a
+    compiler, in C; fewer steps make more frames."""
+    report = run_stream_bench(quick=True, json_path=tmp_path / "stream.json")
+    assert json.loads((tmp_path / "stream.json").read_text()) == json.loads(json.dumps(report))
+    assert 0.8e6 < report["model"]["parameters"] < 0.82e6 and SMALLEST.tokens == 16
+    rates = {name: summary["median"] for name, summary in report["frames_per_second"].items()}
+    assert set(rates) == {f"{way}, {code}" for way in ("16 x 100", "8 x 100", "fast", "fastest") for code in codes()}
+    assert rates["16 x 100, torch"] < rates["8 x 100, torch"] < rates["fast, torch"]
+    assert all(row[code]["min"] > 0 for row in report["denoising_step"] for code in codes())
+    assert cli.main("bench stream --threads 2".split()) == cli.MISUSE

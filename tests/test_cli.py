@@ -67,7 +67,8 @@ watch_clips: 0
 VERBS = (
     "demo", "train", "tokenizer train", "tokenizer audit", "tokenizer stats", "tokenizer convert", "encode",
     "data index", "data report", "world", "record", "sample", "evaluate", "info", "bench", "bench cache",
-    "bench decode", "bench peer", "bench presets", "bench sampling", "bench training", "report", "reproduce",
+    "bench decode", "bench peer", "bench presets", "bench sampling", "bench stream", "bench training",
+    "report", "reproduce",
 )  # fmt: skip
 
 

@@ -71,9 +71,9 @@ def test_every_solver_in_both_types(kind: Kind) -> None:
 def test_changed_weights_are_packed_again() -> None:
     """In place, by loading, or in a copy: the packed weights are those of the moment; unchanged, they are the same."""
     head = head_of(HeadConfig(kind="flow", depth=1, width=16, time_dim=8), channels=4)
-    first = packed(head.input_proj, head.blocks, head.output)
+    first = packed(head.layers)
     before = draw(head, 2, solver="euler", compiled=True)
-    assert packed(head.input_proj, head.blocks, head.output) is first
+    assert packed(head.layers) is first
     other = copy.deepcopy(head)
     with torch.no_grad():
         other.blocks[0].expand.weight.mul_(2)

@@ -93,9 +93,13 @@ class UncachedMagi(Magi):
             levels.expand(len(tokens), -1),
             interval,
         )  # (B, F + 1, L, D)
-        earlier = torch.ones(len(past) + 1, len(past) + 1, dtype=torch.bool, device=device).tril()
-        x = self.transformer(x, temporal_mask=earlier)[:, -1, : self.config.tokens] + self.head_position
-        return x if chosen is None else take(x, chosen)
+        x = self.transformer(x, temporal_mask=self.sight(len(past) + 1, device))
+        z = x[:, -1, : self.config.tokens] + self.head_position
+        return z if chosen is None else take(z, chosen)
+
+    def sight(self, frames: int, device: torch.device) -> Tensor:
+        """Which frame sees which, (frames, frames) bool: each those up to itself."""
+        return torch.ones(frames, frames, dtype=torch.bool, device=device).tril()
 
 
 def race(rollouts: Mapping[str, Rollout], *, frames: int) -> dict[str, list[FrameTime]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from magi.cli import bench_cache, bench_decode, bench_model, bench_peer, bench_presets
+from magi.cli import bench_cache, bench_decode, bench_model, bench_peer, bench_presets, bench_stream
 
 BENCHES: dict[str, Callable[[Sequence[str]], int]] = {
     "sampling": partial(bench_model.main, part="sampling"),
@@ -14,6 +14,7 @@ BENCHES: dict[str, Callable[[Sequence[str]], int]] = {
     "cache": bench_cache.main,
     "peer": bench_peer.main,
     "presets": bench_presets.main,
+    "stream": bench_stream.main,
 }
 
 

@@ -25,12 +25,14 @@ class BenchArguments:
     $ magi bench cache --json cache.json
     $ magi bench peer path/to/mar --json peer.json
     $ magi bench presets world64 --json presets.json
+    $ magi bench stream --json stream.json
 
     MODEL is tiny, small, base, large, xl, world64, or the folder of a run or of a release, and comes first. What was
     learned does not matter for speed, so presets are measured untrained, and with the paper's diffusion head, which
     magi train tiny replaces by a flow. Before MODEL, sampling or training measures that half alone. In place of a
     model, decode measures how fast clips are read from video files, cache what a latent cache saves, peer how fast we
-    are beside MAR's own code, and presets what quicker sampling gains and costs.
+    are beside MAR's own code, presets what quicker sampling gains and costs, and stream how many frames a second a
+    small model makes on one core.
     """
 
     quick: bool = False

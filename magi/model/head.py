@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from magi.choices import check_choices
 from magi.model import diffusion
 from magi.model.diffusion import Denoise, Spacing
-from magi.model.head_layers import OutputLayer, ResidualBlock, TimeEmbedding
+from magi.model.head_layers import HeadLayers, OutputLayer, ResidualBlock, TimeEmbedding
 from magi.model.hoisted import CompiledNetwork, HoistedNetwork
 
 Kind = Literal["diffusion", "flow"]
@@ -85,6 +85,11 @@ class DiffusionHead(nn.Module):
         out_channels = 2 * token_channels if config.kind == "diffusion" else token_channels
         self.output = OutputLayer(width, out_channels)
         self.reset_parameters()
+
+    @property
+    def layers(self) -> HeadLayers:
+        """What a token passes through in one evaluation."""
+        return HeadLayers(self.input_proj, self.blocks, self.output)
 
     def reset_parameters(self) -> None:
         """MAR's initialisation: every block starts as the identity and the output as zero."""
@@ -182,7 +187,7 @@ class DiffusionHead(nn.Module):
 
         def hoisted(times: Tensor) -> Denoise:
             network = CompiledNetwork if compiled else HoistedNetwork
-            return network(cond, self._embed_time(times), self.input_proj, self.blocks, self.output)
+            return network(cond, self._embed_time(times), self.layers)
 
         return self._solve(hoisted, noise, num_steps=num_steps, solver=solver, spacing=spacing, temperature=temperature)
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magi.model.head_layers import NORM_EPS, OutputLayer, ResidualBlock
+from magi.model.head_layers import NORM_EPS, HeadLayers, OutputLayer, ResidualBlock
 
 TYPES = {torch.float32: ("float", "expf"), torch.float64: ("double", "exp")}
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-shared", "-fPIC")
@@ -102,13 +102,11 @@ class PackedHead:
     """A head's weights as the code reads them.
 
     Args:
-        input_proj: C to W.
-        blocks: of the head.
-        output: of the head.
+        layers: of the head.
     """
 
-    def __init__(self, input_proj: nn.Linear, blocks: Sequence[ResidualBlock], output: OutputLayer) -> None:
-        linear = output.linear
+    def __init__(self, layers: HeadLayers) -> None:
+        input_proj, blocks, linear = layers.input_proj, layers.blocks, layers.output.linear
         self.code = compiled(linear.weight.dtype, linear.weight.device)
         self.dtype, self.panel = linear.weight.dtype, PANEL_BYTES // linear.weight.dtype.itemsize
         self.channels, self.width, self.outputs = input_proj.in_features, linear.in_features, linear.out_features
@@ -141,15 +139,15 @@ class PackedHead:
 _PACKED: WeakKeyDictionary[OutputLayer, tuple[tuple[tuple[int, int], ...], PackedHead]] = WeakKeyDictionary()
 
 
-def packed(input_proj: nn.Linear, blocks: Sequence[ResidualBlock], output: OutputLayer) -> PackedHead:
+def packed(layers: HeadLayers) -> PackedHead:
     """A head packed, which takes as long as ten steps: done again only once its weights have changed."""
-    weights = [weight for part in (input_proj, *blocks, output) for weight in part.parameters()]
+    weights = [weight for part in (layers.input_proj, *layers.blocks, layers.output) for weight in part.parameters()]
     if any(weight.is_inference() for weight in weights):  # they do not tell when they are changed
-        return PackedHead(input_proj, blocks, output)
+        return PackedHead(layers)
     state = tuple((weight.data_ptr(), weight._version) for weight in weights)
-    if output not in _PACKED or _PACKED[output][0] != state:
-        _PACKED[output] = state, PackedHead(input_proj, blocks, output)
-    return _PACKED[output][1]
+    if layers.output not in _PACKED or _PACKED[layers.output][0] != state:
+        _PACKED[layers.output] = state, PackedHead(layers)
+    return _PACKED[layers.output][1]
 
 
 class HeadKernel:

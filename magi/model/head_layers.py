@@ -9,7 +9,9 @@ Shapes: C channels of a token, W width of the head.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,3 +73,11 @@ class OutputLayer(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         shift, scale = self.modulation(y).chunk(2, dim=-1)
         return self.linear(self.norm(x) * (1 + scale) + shift)
+
+
+class HeadLayers(NamedTuple):
+    """What a token passes through in one evaluation of the head."""
+
+    input_proj: nn.Linear  # C to W
+    blocks: Sequence[ResidualBlock]
+    output: OutputLayer

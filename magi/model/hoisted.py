@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magi.model.head_kernel import HeadKernel, packed
-from magi.model.head_layers import NORM_EPS, OutputLayer, ResidualBlock
+from magi.model.head_layers import NORM_EPS, HeadLayers
 
 MODULATED_ROWS = 640  # steps x rows modulated by one GEMM: enough to be efficient, few enough to stay in cache
 
@@ -31,23 +31,15 @@ class HoistedNetwork:
     Args:
         cond: (R, W) embedded conditions.
         times: (grid, W) embedded times.
-        input_proj: C to W.
-        blocks: of the head.
-        output: of the head.
+        layers: of the head.
     """
 
-    def __init__(
-        self,
-        cond: Tensor,
-        times: Tensor,
-        input_proj: nn.Linear,
-        blocks: Sequence[ResidualBlock],
-        output: OutputLayer,
-    ) -> None:
+    def __init__(self, cond: Tensor, times: Tensor, layers: HeadLayers) -> None:
         self.cond, self.times, self.dtype = cond, times, cond.dtype
         self.chunk = max(1, min(len(times), MODULATED_ROWS // max(1, len(cond))))
         self.start = -self.chunk
         self.modulations: list[tuple[tuple[Tensor, ...], ...]] = []  # [grid point in chunk][layer] = shift, scale, gate
+        input_proj, blocks, output = layers
         modulations = [*(block.modulation for block in blocks), output.modulation]
         self.modulators = [_with_one(modulation) for modulation in modulations]
         self.input = input_proj.weight, input_proj.bias
@@ -99,16 +91,9 @@ class CompiledNetwork(HoistedNetwork):
         ValueError: there is none for the head's type or device, or no compiler.
     """
 
-    def __init__(
-        self,
-        cond: Tensor,
-        times: Tensor,
-        input_proj: nn.Linear,
-        blocks: Sequence[ResidualBlock],
-        output: OutputLayer,
-    ) -> None:
-        super().__init__(cond, times, input_proj, blocks, output)
-        self.kernel = HeadKernel(packed(input_proj, blocks, output), rows=len(cond))
+    def __init__(self, cond: Tensor, times: Tensor, layers: HeadLayers) -> None:
+        super().__init__(cond, times, layers)
+        self.kernel = HeadKernel(packed(layers), rows=len(cond))
 
     def _use(self, modulated: Sequence[Tensor]) -> None:
         self.kernel.modulate(modulated)

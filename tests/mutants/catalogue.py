@@ -261,7 +261,7 @@ def packed_once(patch: MonkeyPatch) -> None:
     """The compiled head keeps the weights that it was first given."""
     packed = head_kernel.packed
     first: dict[type, Any] = {}
-    patch.setattr(hoisted, "packed", lambda *parts: first.setdefault(type(parts[-1]), packed(*parts)))
+    patch.setattr(hoisted, "packed", lambda layers: first.setdefault(type(layers), packed(layers)))
 
 
 EMBEDDINGS, FORCING, MASKING, CACHE, SAMPLING, TRAINING, RESUME = (

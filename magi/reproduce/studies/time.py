@@ -10,10 +10,7 @@ from torch import Tensor
 
 from magi.bench.measure import fitted_exponent
 from magi.bench.sampling import FrameTime, Rollout, UncachedMagi, race
-from magi.model.cache import KVCache
-from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.magi import Magi
-from magi.model.transformer import take
 from magi.report.studies import Curves, Series, Study, Table, Verdict
 from magi.reproduce.plan import LINEAR
 from magi.reproduce.workshop import Workshop
@@ -27,30 +24,9 @@ class BidirectionalMagi(UncachedMagi):
     Like GameNGen it reads everything again for each frame. It only has to take the time of one: nothing was trained.
     """
 
-    def predict(
-        self,
-        cache: KVCache,
-        tokens: Tensor,
-        masked: Tensor,
-        *,
-        time: float,
-        interval: Tensor,
-        chosen: Tensor | None = None,
-    ) -> Tensor:
-        """The head's conditions (B, n, D) for the frame under construction."""
-        past, device = self.seen[: cache.frames], tokens.device
-        frames = len(past) + 1
-        x = self.embedding(
-            torch.stack([*(frame for frame, _, _ in past), tokens], dim=1),
-            torch.stack([*[torch.zeros_like(masked)] * len(past), masked], dim=1),
-            torch.tensor([COMMITTED_KIND[self.config.forcing]] * len(past) + [MASKED], device=device),
-            torch.tensor([*(float(when) for _, when, _ in past), time], device=device),
-            torch.full((len(tokens), frames), CLEAN, device=device),
-            interval,
-        )  # (B, F + 1, L, D)
-        everyone = torch.ones(frames, frames, dtype=torch.bool, device=device)
-        x = self.transformer(x, temporal_mask=everyone)[:, -1, : self.config.tokens] + self.head_position
-        return x if chosen is None else take(x, chosen)
+    def sight(self, frames: int, device: torch.device) -> Tensor:
+        """Which frame sees which, (frames, frames) bool: all."""
+        return torch.ones(frames, frames, dtype=torch.bool, device=device)
 
 
 def study(workshop: Workshop) -> Study:
