@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -85,14 +84,6 @@ def checkout(tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Any:
-    """The bench takes one thread; the other tests get theirs back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_bench_reports_both_sides(checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,12 @@ def files(root: Path) -> Files:
 
 def forked(run: Callable[[], object]) -> Any:
     """Run in a process of its own, which may be killed."""
-    process = multiprocessing.get_context("fork").Process(target=run)
+
+    def alone() -> None:
+        torch.set_num_threads(1)  # the threads of the parent are not here
+        run()
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
     process.start()
     return process
 
