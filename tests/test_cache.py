@@ -15,11 +15,11 @@ from magi.model import forcing
 from magi.model.config import MagiConfig
 from magi.model.embeddings import temporal_positions
 from magi.model.forcing import CLEAN
-from magi.model.magi import Magi
+from magi.model.magi import Finished, Magi
 from magi.sampling import reference
 from magi.sampling.config import SampleConfig
 from magi.sampling.noise import SampleNoise
-from magi.sampling.rollout import Past, window_start
+from magi.sampling.past import Past, window_start
 from tests.toys import error, intervals, noisy_draws, random_tokens, tiny, trained_looking
 
 MODES = ("token", "channel", "add")
@@ -41,7 +41,7 @@ def test_cached_conditions_are_those_of_training(mode: Any) -> None:
         z = model.predict(cache, tokens[:, t], hidden[:, t], time=float(t), interval=pace)
         assert error(z, together[:, t]) < 1e-10
         level = int(draws.noise_level[0, t])
-        model.commit(cache, observed[:, t : t + 1], time=torch.tensor([float(t)]), interval=pace, noise_level=level)
+        model.commit(cache, Finished(observed[:, t : t + 1], torch.tensor([float(t)]), level), interval=pace)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -58,23 +58,35 @@ def test_cached_conditions_of_mtf_use_its_own_table(mode: Any) -> None:
         x = model.transformer(x, temporal_mask=layout.temporal_mask)
         z = model.predict(cache, tokens[:, t], masked[:, t], time=float(t), interval=pace)
         assert error(z, x[:, t, : config.tokens] + model.head_position) < 1e-10
-        model.commit(cache, tokens[:, t : t + 1], time=torch.tensor([float(t)]), interval=pace)
+        model.commit(cache, Finished(tokens[:, t : t + 1], torch.tensor([float(t)])), interval=pace)
 
 
-def test_prediction_after_a_commit_needs_no_cache() -> None:
-    """Committing three frames at once, one by one, or not at all but reading them anew gives one condition."""
-    config = tiny()
+@pytest.mark.parametrize("forcing", ["ctf", "mtf"])
+def test_prediction_after_a_commit_needs_no_cache(forcing: Any) -> None:
+    """Committing three frames at once, one by one, in the pass that predicts, or not at all but reading them anew gives
+    one condition. What is left in the cache is the same too: the frames that were committed in the pass that predicted
+    the next one know nothing of it."""
+    config = tiny(forcing=forcing)
     model, tokens, pace, time = trained_looking(config), random_tokens(config, 1), torch.tensor([2]), torch.arange(4.0)
     masked = torch.tensor([[True, False, True, True, False, True]])
     expected = reference.conditions(
         model, list(tokens[0, :3]), tokens[0, 3], masked[0], time.double(), 2, SampleConfig()
     )
     at_once, one_by_one = model.new_cache(1, 4), model.new_cache(1, 4)
-    model.commit(at_once, tokens[:, :3], time=time[:3], interval=pace)
+    model.commit(at_once, Finished(tokens[:, :3], time[:3]), interval=pace)
     for t in range(3):
-        model.commit(one_by_one, tokens[:, t : t + 1], time=time[t : t + 1], interval=pace)
+        model.commit(one_by_one, Finished(tokens[:, t : t + 1], time[t : t + 1]), interval=pace)
     for cache in (at_once, one_by_one):
         assert error(model.predict(cache, tokens[:, 3], masked, time=3.0, interval=pace)[0], expected) < 1e-10
+    for alone in range(4):  # frames committed in a pass of their own; the others in the one that predicts
+        cache = model.new_cache(1, 4)
+        if alone:
+            model.commit(cache, Finished(tokens[:, :alone], time[:alone]), interval=pace)
+        rest = Finished(tokens[:, alone:3], time[alone:3]) if alone < 3 else None
+        for finished in (rest, None):  # and once more with what that left in the cache
+            z = model.predict(cache, tokens[:, 3], masked, time=3.0, interval=pace, finished=finished)
+            assert error(z[0], expected) < 1e-10 and cache.frames == 3
+        assert error(cache.store[..., :3, :], at_once.store[..., :3, :]) < 1e-10
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -86,7 +98,7 @@ def test_only_chosen_tokens_need_the_last_block(mode: Any, past: int) -> None:
     model, tokens, pace = trained_looking(config), random_tokens(config), intervals(config)
     hidden, cache = torch.rand(2, config.tokens) < 0.7, model.new_cache(2, 3)
     if past:
-        model.commit(cache, tokens[:, :past], time=torch.arange(float(past)), interval=pace)
+        model.commit(cache, Finished(tokens[:, :past], torch.arange(float(past))), interval=pace)
     committed = cache.store[..., :past, :].clone()
     everything = torch.arange(config.tokens).expand(2, -1)
     whole = reference_conditions(model, tokens[:, : past + 1], hidden, pace)
@@ -119,7 +131,7 @@ def test_interval_and_noise_level_are_heard(mode: Any) -> None:
 
     def condition(interval: int, level: int) -> Tensor:
         cache, pace = model.new_cache(1, 3), torch.tensor([interval])
-        model.commit(cache, tokens[:, :2], time=time, interval=pace, noise_level=level)
+        model.commit(cache, Finished(tokens[:, :2], time, level), interval=pace)
         return model.predict(cache, tokens[:, 2], hidden, time=2.0, interval=pace)
 
     every = [condition(k, CLEAN) for k in range(1, config.max_interval + 1)]
@@ -161,7 +173,8 @@ def test_windows_are_bounded(window: int) -> None:
 
 
 def test_an_endless_rollout_has_a_bounded_cache() -> None:
-    """With a window the cache is taken once, for as many frames as the window, however long the video."""
+    """With a window the cache is taken once, for as many frames as the window, however long the video; whether the
+    frames in between are looked at or only committed."""
     model = trained_looking(tiny())
     sizes = {}
     for frames in (8, 30):
@@ -175,6 +188,10 @@ def test_an_endless_rollout_has_a_bounded_cache() -> None:
         )
         for t in range(frames - 1):
             past.commit(random_tokens(model.config, 1, frames=1, seed=t))
+            if t % 3:
+                hidden = torch.ones(1, 6, dtype=torch.bool)
+                past.predict(torch.zeros(1, 6, 8, dtype=torch.float64), hidden, chosen=torch.tensor([[0]]))
+                assert past.cache.frames == past.count - past.first
             assert past.cache.frames <= 3 and past.next_time <= 3
         sizes[frames] = past.cache.nbytes
     assert sizes[8] == sizes[30] == model.new_cache(1, 4).nbytes
@@ -204,18 +221,18 @@ def test_rewind_and_fork_continue_alike() -> None:
     model, tokens, pace, time = trained_looking(config), random_tokens(config, 2), intervals(config), torch.arange(4.0)
     hidden = torch.ones(2, config.tokens, dtype=torch.bool)
     cache = model.new_cache(2, 4)
-    model.commit(cache, tokens[:, :2], time=time[:2], interval=pace)
+    model.commit(cache, Finished(tokens[:, :2], time[:2]), interval=pace)
     twin = cache.fork()
     expected = model.predict(cache, tokens[:, 2], hidden, time=2.0, interval=pace)
 
-    model.commit(cache, -tokens[:, 2:], time=time[2:], interval=pace)
+    model.commit(cache, Finished(-tokens[:, 2:], time[2:]), interval=pace)
     assert cache.frames == 4 and twin.frames == 2
     assert torch.equal(model.predict(twin, tokens[:, 2], hidden, time=2.0, interval=pace), expected)
     cache.rewind(2)
     assert torch.equal(model.predict(cache, tokens[:, 2], hidden, time=2.0, interval=pace), expected)
 
-    model.commit(twin, tokens[:, 2:3], time=time[2:3], interval=pace)
-    model.commit(cache, tokens[:, 2:3], time=time[2:3], interval=pace)
+    model.commit(twin, Finished(tokens[:, 2:3], time[2:3]), interval=pace)
+    model.commit(cache, Finished(tokens[:, 2:3], time[2:3]), interval=pace)
     one, other = (model.predict(c, tokens[:, 3], hidden, time=3.0, interval=pace) for c in (cache, twin))
     assert torch.equal(one, other) and cache.store.data_ptr() != twin.store.data_ptr()
 
@@ -226,8 +243,8 @@ def test_cache_misuse_is_explained() -> None:
     model, tokens, pace = trained_looking(config), random_tokens(config, 1), torch.tensor([1])
     cache = model.new_cache(1, 2)
     with pytest.raises(ValueError, match=r"holds 2 frames; frame 3 does not fit.*window"):
-        model.commit(cache, tokens[:, :3], time=torch.arange(3.0), interval=pace)
-    model.commit(cache, tokens[:, :2], time=torch.arange(2.0), interval=pace)
+        model.commit(cache, Finished(tokens[:, :3], torch.arange(3.0)), interval=pace)
+    model.commit(cache, Finished(tokens[:, :2], torch.arange(2.0)), interval=pace)
     for wrong in (3, -1):
         with pytest.raises(ValueError, match=f"rewind to {wrong} frames: 2 are committed"):
             cache.rewind(wrong)

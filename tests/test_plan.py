@@ -16,7 +16,7 @@ from magi.model import attention, plan
 from magi.model.config import PRESETS, MagiConfig
 from magi.model.draws import draw_counts, draw_training
 from magi.model.head import HeadConfig, Solver
-from magi.model.magi import Magi
+from magi.model.magi import Finished, Magi
 from magi.model.masking import mask_ratio
 from magi.sampling.config import SampleConfig
 from magi.sampling.frame import sample_frame
@@ -75,15 +75,15 @@ def test_frame_flops_are_those_of_the_sampler(past: int) -> None:
     one = torch.tensor([1])
     tokens = torch.randn(1, max(past, 1), SMALL.tokens, SMALL.token_channels)
     if past:
-        model.commit(cache, tokens, time=torch.arange(past), interval=one)
+        model.commit(cache, Finished(tokens, torch.arange(past)), interval=one)
     like = {"dtype": torch.float32, "device": torch.device("cpu")}
     noise = SampleNoise([0], tokens=SMALL.tokens, channels=SMALL.token_channels, source="cpu", **like)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         frame = sample_frame(
-            model, cache, order=noise.order(past), noise=partial(noise.head, past),
-            time=float(past), interval=one, settings=settings,
+            model, partial(model.predict, cache, time=float(past), interval=one),
+            order=noise.order(past), noise=partial(noise.head, past), settings=settings,
         )  # fmt: skip
-        model.commit(cache, frame[:, None], time=torch.tensor([float(past)]), interval=one)
+        model.commit(cache, Finished(frame[:, None], torch.tensor([float(past)])), interval=one)
     assert counter.get_total_flops() == plan.frame_flops(SMALL, past=past, mask_steps=4, head_steps=7).total
 
 

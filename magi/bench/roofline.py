@@ -134,7 +134,7 @@ def frame_possible(
     batch, frames = row["batch"], round(past)
     work = latency.Work(frames, row["mask_steps"], row["head_steps"], solver, batch)
     flops = plan.frame_flops(config, past=frames, mask_steps=work.mask_steps, head_steps=work.head_steps, solver=solver)
-    passes = min(work.mask_steps, config.tokens) + 1
+    passes = min(work.mask_steps, config.tokens)  # the frame before is committed in the first of them
     cached = passes * frames * plan.cache_bytes(config, bytes_per_value=bytes_per_value)
     head_bytes = latency.denoising_calls(config, work) * latency.head_loop_weights(config) * bytes_per_value
     return {

@@ -21,7 +21,7 @@ from magi.model.cache import KVCache
 from magi.model.forcing import CLEAN, COMMITTED_KIND, MASKED
 from magi.model.head import SOLVERS, DiffusionHead, Kind
 from magi.model.head_kernel import available
-from magi.model.magi import Magi
+from magi.model.magi import Finished, Magi
 from magi.model.transformer import take
 from magi.sampling.config import SampleConfig
 from magi.sampling.rollout import generate
@@ -63,13 +63,12 @@ class UncachedMagi(Magi):
         self.head_position = model.head_position
         self.seen: list[tuple[Tensor, Tensor, int]] = []  # of each frame tokens (B, N, C), time () and noise level
 
-    def commit(
-        self, cache: KVCache, tokens: Tensor, *, time: Tensor, interval: Tensor, noise_level: int = CLEAN
-    ) -> None:
-        """Remember finished frames (B, F, N, C); the cache only counts them."""
+    def commit(self, cache: KVCache, finished: Finished, *, interval: Tensor) -> None:
+        """Remember finished frames; the cache only counts them."""
         del self.seen[cache.frames :]
-        self.seen += [(frame, when, noise_level) for frame, when in zip(tokens.unbind(1), time, strict=True)]
-        cache.advance(tokens.shape[1])
+        pairs = zip(finished.tokens.unbind(1), finished.time, strict=True)
+        self.seen += [(frame, when, finished.noise_level) for frame, when in pairs]
+        cache.advance(finished.tokens.shape[1])
 
     def predict(
         self,
@@ -80,8 +79,11 @@ class UncachedMagi(Magi):
         time: float,
         interval: Tensor,
         chosen: Tensor | None = None,
+        finished: Finished | None = None,
     ) -> Tensor:
         """The head's conditions (B, n, D) for the frame under construction, from everything seen."""
+        if finished is not None:
+            self.commit(cache, finished, interval=interval)
         past, device = self.seen[: cache.frames], tokens.device
         complete = torch.zeros_like(masked)
         levels = torch.tensor([level for _, _, level in past] + [CLEAN], device=device)
@@ -105,7 +107,7 @@ class UncachedMagi(Magi):
 def race(rollouts: Mapping[str, Rollout], *, frames: int) -> dict[str, list[FrameTime]]:
     """Generate videos from nothing, all rollouts in turn frame by frame, and time every frame.
 
-    From the second frame on, a frame's time includes the pass that commits the one before it.
+    From the second frame on, a frame's time includes committing the one before it.
     """
     models = {id(rollout.model): rollout.model for rollout in rollouts.values()}
     heads = {id(model.head): model.head for model in models.values()}

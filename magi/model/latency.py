@@ -118,7 +118,7 @@ def sampling_latency(config: MagiConfig, work: Work, ceilings: Ceilings, *, byte
         bytes_per_value: of weights and cache; 2 in bfloat16.
     """
     steps, calls, batch = min(work.mask_steps, config.tokens), denoising_calls(config, work), work.batch
-    passes = steps + 1  # the last one commits the frame
+    passes = steps  # a finished frame is committed in the first pass over the next one
     stages = 2 * config.head.depth + 2  # two products a block, one before and one after
     flops = plan.frame_flops(
         config, past=work.past, mask_steps=work.mask_steps, head_steps=work.head_steps, solver=work.solver

@@ -8,6 +8,8 @@ Shapes: B videos, M masked copies, T frames, N tokens per frame, P masked tokens
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -19,6 +21,17 @@ from magi.model.embeddings import StreamEmbedding, patchify
 from magi.model.forcing import CLEAN, COMMITTED_KIND, LAYOUTS, MASKED
 from magi.model.head import DiffusionHead
 from magi.model.transformer import Transformer, take
+
+
+class Finished(NamedTuple):
+    """Finished frames, as later ones are to see them."""
+
+    tokens: Tensor
+    """(B, F, N, C), complete, with the noise that is added to them."""
+    time: Tensor
+    """(F,) their temporal positions, on the CPU."""
+    noise_level: int = CLEAN
+    """Id of that noise."""
 
 
 class Magi(nn.Module):
@@ -147,49 +160,39 @@ class Magi(nn.Module):
         time: float,
         interval: Tensor,
         chosen: Tensor | None = None,
+        finished: Finished | None = None,
     ) -> Tensor:
         """The head's condition for tokens of one frame under construction, which follows the committed frames.
 
         Args:
-            cache: the committed frames; not advanced.
+            cache: the committed frames; advanced by those of `finished` alone.
             tokens: (B, N, C) values of the tokens unmasked so far.
             masked: (B, N) bool, tokens still hidden.
             time: temporal position of the frame.
             interval: (B,) int, 1-based.
             chosen: (B, n) the tokens whose conditions are wanted; None is all, in order.
+            finished: frames between the committed ones and this one, to commit in the same pass.
 
         Returns:
             (B, n, D).
         """
-        x = self._embed_frames(
-            tokens[:, None],
-            masked[:, None],
-            MASKED,
-            torch.tensor([time], device="cpu", dtype=torch.float64),
-            CLEAN,
-            interval,
-        )
+        when = torch.tensor([time], device="cpu", dtype=torch.float64)
+        x = self._embed_frames(tokens[:, None], masked[:, None], MASKED, when, CLEAN, interval)
+        if finished is not None:
+            x = torch.cat([self._embed_finished(finished, interval), x], dim=1)
         if chosen is None:
             chosen = torch.arange(self.config.tokens, device=tokens.device).expand(len(tokens), -1)
-        return self.transformer(x, cache=cache, chosen=chosen) + self.head_position[chosen]
+        return self.transformer(x, cache=cache, wanted=1, chosen=chosen) + self.head_position[chosen]
 
-    def commit(
-        self, cache: KVCache, tokens: Tensor, *, time: Tensor, interval: Tensor, noise_level: int = CLEAN
-    ) -> None:
-        """Add finished frames to the past that later frames see.
+    def commit(self, cache: KVCache, finished: Finished, *, interval: Tensor) -> None:
+        """Add finished frames to the past that later frames see, in a pass of their own.
 
         Args:
-            cache: is advanced by F frames.
-            tokens: (B, F, N, C) complete frames.
-            time: (F,) their temporal positions, on the CPU.
+            cache: is advanced by the frames.
+            finished: the frames.
             interval: (B,) int, 1-based.
-            noise_level: id of the noise the caller added to them.
         """
-        complete = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=tokens.device)
-        kind = COMMITTED_KIND[self.config.forcing]
-        x = self._embed_frames(tokens, complete, kind, time, noise_level, interval)
-        self.transformer(x, cache=cache, wanted=0)  # for what it leaves in the cache
-        cache.advance(tokens.shape[1])
+        self.transformer(self._embed_finished(finished, interval), cache=cache, wanted=0)
 
     def new_cache(self, batch: int, max_frames: int) -> KVCache:
         """An empty cache for `batch` videos of up to `max_frames` frames, the one under construction included."""
@@ -204,6 +207,12 @@ class Magi(nn.Module):
             dtype=weight.dtype,
             device=weight.device,
         )
+
+    def _embed_finished(self, finished: Finished, interval: Tensor) -> Tensor:
+        tokens, time, noise_level = finished
+        complete = torch.zeros(tokens.shape[:3], dtype=torch.bool, device=tokens.device)
+        kind = COMMITTED_KIND[self.config.forcing]
+        return self._embed_frames(tokens, complete, kind, time, noise_level, interval)
 
     def _embed_frames(
         self, tokens: Tensor, masked: Tensor, kind: int, time: Tensor, noise_level: int, interval: Tensor

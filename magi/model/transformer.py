@@ -8,6 +8,7 @@ Shapes: B videos, S stream frames, L tokens per frame, n chosen tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -142,22 +143,31 @@ class Transformer(nn.Module):
             temporal_mask: (S, S) bool, which stream frame may attend to which; training.
             cache: committed frames; the frames of x follow them, each seeing the past and those up to itself.
             wanted: of how many last frames the result is wanted; None is all. The others end at the keys and values of
-                the last temporal layer, which changes no result.
+                the last temporal layer, which changes no result; with a cache they are committed to it.
             chosen: (B, n) of the tokens of these frames, counted frame after frame, those whose result is wanted; None
                 is all. The others end where no chosen one sees them any more, which changes no result either.
 
         Returns:
             (B, wanted, L, D), normed, or (B, n, D) of the chosen. Without `chosen` the cache, if any, holds the keys
-            and values of x, not yet committed.
+            and values of the wanted frames behind the committed ones.
         """
         skip = 0 if wanted is None else x.shape[1] - wanted
+        mask = temporal_mask
         if cache is not None:
             assert temporal_mask is None, "with a cache the order of the frames is the mask"
-            temporal_mask = causal_mask(x.shape[1], cache.frames, device=x.device)
-        last = len(self.blocks) - 1
-        for index, block in enumerate(self.blocks):
-            run = partial(block, mask=temporal_mask, cache=cache, layer=index)
-            if index == last:
-                run = partial(run, skip=skip, chosen=chosen)
-            x = checkpoint(run, x, use_reentrant=False) if self.checkpointed and torch.is_grad_enabled() else run(x)
-        return self.norm(x)
+            mask = causal_mask(x.shape[1], cache.frames, device=x.device)
+        *earlier, last = (partial(block, cache=cache, layer=index) for index, block in enumerate(self.blocks))
+        for block in earlier:
+            x = self._run(partial(block, mask=mask), x)
+        if cache is not None and skip:  # apart from the wanted frames, of which only the chosen tokens are needed
+            last(x[:, :skip], mask=causal_mask(skip, cache.frames, device=x.device), skip=skip)
+            cache.advance(skip)
+            if not wanted:
+                return x[:, skip:]
+            x, skip = x[:, skip:], 0
+            mask = causal_mask(x.shape[1], cache.frames, device=x.device)
+        return self.norm(self._run(partial(last, mask=mask, skip=skip, chosen=chosen), x))
+
+    def _run(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """A block, whose inner values are kept for the backward pass or computed again there."""
+        return checkpoint(block, x, use_reentrant=False) if self.checkpointed and torch.is_grad_enabled() else block(x)

@@ -11,7 +11,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from magi.model.cache import KVCache
 from magi.model.magi import Magi
 from magi.model.masking import unmasking_counts
 from magi.sampling.config import SampleConfig
@@ -19,26 +18,23 @@ from magi.sampling.config import SampleConfig
 
 def sample_frame(
     model: Magi,
-    cache: KVCache,
+    predict: Callable[..., Tensor],
     *,
     order: Tensor,
     noise: Callable[..., Tensor],
-    time: float,
-    interval: Tensor,
     settings: SampleConfig,
 ) -> Tensor:
-    """Generate the frame that follows the cached ones.
+    """Generate a frame.
 
     The last block and the head run only on the tokens revealed in a step: the others keep no value, so the result is
     the same.
 
     Args:
         model: in evaluation mode.
-        cache: the frames seen; its committed frames are not changed.
+        predict: from tokens (B, N, C), which of them are masked (B, N), and which are `chosen` (B, n), to the head's
+            conditions for these (B, n, D), given the frames before (`Past.predict`).
         order: (B, N) the order in which tokens are revealed.
         noise: from a mask step and `head_steps` S, of which noise is added, to the head's noise (S + 1, B, N, C).
-        time: temporal position of the frame.
-        interval: (B,) int, 1-based.
         settings: steps, solver, temperature.
 
     Returns:
@@ -57,7 +53,7 @@ def sample_frame(
             head_steps = settings.head_steps_at(step, mask_steps=len(sizes))
             drawn = noise(step, head_steps=head_steps if solver == "ddpm" else 0)  # the others read the start alone
             chosen = order[:, revealed : revealed + size]  # (B, n)
-            z = model.predict(cache, tokens, masked, time=time, interval=interval, chosen=chosen)  # (B, n, D)
+            z = predict(tokens, masked, chosen=chosen)  # (B, n, D)
             values = model.head.sample(
                 rearrange(z, "b n d -> (b n) d"),
                 rearrange(drawn[:, videos, chosen], "s b n c -> s (b n) c"),

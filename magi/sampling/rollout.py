@@ -18,66 +18,15 @@ import torch
 from torch import Tensor
 
 from magi.model.diffusion import cosine_schedule, respace
-from magi.model.draws import noise_bucket, signal_scale
-from magi.model.embeddings import patchify, temporal_positions, unpatchify
+from magi.model.draws import noise_bucket
+from magi.model.embeddings import patchify, unpatchify
 from magi.model.head import SPACINGS
 from magi.model.head_kernel import compiled
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.frame import sample_frame
 from magi.sampling.noise import SampleNoise
-
-
-def window_start(frame: int, window: int | None) -> int:
-    """First frame that frame number `frame` may see: whenever the window is full, its older half is forgotten."""
-    if window is None or frame < window:
-        return 0
-    forgotten = window - window // 2
-    return forgotten * ((frame - window) // forgotten + 1)
-
-
-class Past:
-    """The committed frames of a rollout: their cache, their positions, and what a window forgets."""
-
-    def __init__(
-        self, model: Magi, noise: SampleNoise, *, total: int, interval: Tensor, settings: SampleConfig
-    ) -> None:
-        config, length = model.config, min(total, settings.window or total)
-        self.model, self.noise, self.interval, self.settings = model, noise, interval, settings
-        self.positions = temporal_positions(length, config.num_frames, settings.time_mode)
-        self.cache = model.new_cache(len(noise.seeds), length)
-        self.level = int(noise_bucket(config, settings.observation_noise))
-        self.signal = float(signal_scale(config, settings.observation_noise))
-        self.first, self.count = 0, 0  # absolute index of the first cached frame; frames committed since the beginning
-        self._recent: list[Tensor] = []  # as observed, for re-reading when a window moves
-
-    @property
-    def next_time(self) -> float:
-        """Temporal position of the frame to be made."""
-        return float(self.positions[self.count - self.first])
-
-    def commit(self, tokens: Tensor) -> None:
-        """Add finished frames (B, F, N, C)."""
-        frames = list(tokens.unbind(1))
-        if self.settings.observation_noise:
-            indices = range(self.count, self.count + len(frames))
-            frames = [
-                self.signal * x + self.settings.observation_noise * self.noise.observation(i)
-                for i, x in zip(indices, frames, strict=True)
-            ]
-        self.count += len(frames)
-        start = window_start(self.count, self.settings.window)
-        if self.settings.window is not None:
-            self._recent = [*self._recent, *frames][-(self.count - start) :]
-        if start != self.first:
-            # cached keys carry the positions they were read at, so a moved window is read again
-            self.cache.rewind(0)
-            self.first, frames = start, self._recent
-        cached = self.cache.frames
-        times = self.positions[cached : cached + len(frames)]
-        self.model.commit(
-            self.cache, torch.stack(frames, dim=1), time=times, interval=self.interval, noise_level=self.level
-        )
+from magi.sampling.past import Past
 
 
 def generate(
@@ -150,16 +99,13 @@ def _frames(
     for frame in range(given, given + num_frames):
         tokens = sample_frame(
             model,
-            past.cache,
+            past.predict,
             order=noise.order(frame),
             noise=partial(noise.head, frame),
-            time=past.next_time,
-            interval=pace,
             settings=settings,
         )  # (B, N, C)
+        past.commit(tokens[:, None])
         yield unpatchify(tokens[:, None], config.patch, config.latent_height)[:, 0]
-        if frame + 1 < given + num_frames:
-            past.commit(tokens[:, None])
 
 
 def _check(

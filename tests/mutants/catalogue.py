@@ -12,11 +12,11 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
-from magi.model import draws, embeddings, forcing, head_kernel, hoisted
+from magi.model import draws, embeddings, forcing, head_kernel, hoisted, transformer
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
-from magi.model.magi import Magi
-from magi.sampling import rollout
+from magi.model.magi import Finished, Magi
+from magi.sampling import past
 from magi.sampling.noise import SampleNoise
 from magi.seeds import generator
 from magi.training import loop, optim
@@ -135,22 +135,22 @@ def draws_of_the_batch(patch: MonkeyPatch) -> None:
 
 def commit_skipped(patch: MonkeyPatch) -> None:
     """Finished frames keep the keys and values of their last masked pass."""
-    commit = Magi.commit
+    predict = Magi.predict
 
-    def wrong(self: Magi, cache: KVCache, tokens: Tensor, **rest: Any) -> None:
-        if tokens.shape[1] == 1 and cache.frames:
-            cache.advance(1)
-        else:
-            commit(self, cache, tokens, **rest)
+    def wrong(self: Magi, cache: KVCache, *frame: Tensor, finished: Finished | None = None, **rest: Any) -> Tensor:
+        if finished is not None and cache.frames:
+            cache.advance(finished.tokens.shape[1])
+            finished = None
+        return predict(self, cache, *frame, finished=finished, **rest)
 
-    patch.setattr(Magi, "commit", wrong)
+    patch.setattr(Magi, "predict", wrong)
 
 
-def commit_with(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Plant:
-    """Commit finished frames with other arguments."""
-    commit = Magi.commit
+def commit_with(change: Callable[[Finished], Finished]) -> Plant:
+    """Commit finished frames as something else."""
+    embed = Magi._embed_finished
     return lambda patch: patch.setattr(
-        Magi, "commit", lambda self, cache, tokens, **rest: commit(self, cache, tokens, **change(rest))
+        Magi, "_embed_finished", lambda self, finished, interval: embed(self, change(finished), interval)
     )
 
 
@@ -200,9 +200,9 @@ def replace_seeds(noise: SampleNoise, seeds: list[int]) -> SampleNoise:
 
 def window_forgets_too_much(patch: MonkeyPatch) -> None:
     """A moved window begins one frame late, if that leaves it any."""
-    start = rollout.window_start
+    start = past.window_start
     patch.setattr(
-        rollout, "window_start", lambda frame, window: min(start(frame, window) + (start(frame, window) > 0), frame - 1)
+        past, "window_start", lambda frame, window: min(start(frame, window) + (start(frame, window) > 0), frame - 1)
     )
 
 
@@ -276,6 +276,7 @@ HIDDEN = FORCING + "test_hidden_values_never_reach_the_prediction[ctf-token-1]"
 FUTURE = FORCING + "test_the_future_and_the_answer_do_not_change_a_bit[ctf-token-1]"
 REFERENCE = SAMPLING + "test_rollout_is_the_reference"
 CACHED = CACHE + "test_cached_conditions_are_those_of_training[token]"
+FOLDED = CACHE + "test_prediction_after_a_commit_needs_no_cache[ctf]"
 CRASH = RESUME + "test_a_crash_changes_nothing[[20, 16, 28]]"
 
 MUTANTS = [
@@ -343,15 +344,20 @@ MUTANTS = [
         draws_of_the_batch,
         (MASKING + "test_draws_are_a_function_of_seed_step_and_sample[ctf]",),
     ),
-    Mutant("commit skipped: keys from the masked pass", commit_skipped, (REFERENCE + "[extrapolated-f64]", CACHED)),
+    Mutant("commit skipped: keys from the masked pass", commit_skipped, (REFERENCE + "[extrapolated-f64]", FOLDED)),
+    Mutant(
+        "a finished frame sees the one under construction",
+        lambda patch: patch.setattr(transformer, "causal_mask", lambda new, past, device: None),
+        (REFERENCE + "[extrapolated-f64]", FOLDED),
+    ),
     Mutant(
         "committed one position late",
-        commit_with(lambda rest: {**rest, "time": rest["time"] + 1}),
+        commit_with(lambda finished: finished._replace(time=finished.time + 1)),
         (REFERENCE + "[extrapolated-f64]", CACHED),
     ),
     Mutant(
         "committed without its noise level",
-        commit_with(lambda rest: {**rest, "noise_level": 0}),
+        commit_with(lambda finished: finished._replace(noise_level=0)),
         (REFERENCE + "[observation noise-f64]", CACHED),
     ),
     Mutant(
@@ -390,7 +396,7 @@ MUTANTS = [
     Mutant(
         "long videos are not interpolated",
         lambda patch: patch.setattr(
-            rollout, "temporal_positions", lambda frames, _trained, _mode: torch.arange(frames, dtype=torch.float64)
+            past, "temporal_positions", lambda frames, _trained, _mode: torch.arange(frames, dtype=torch.float64)
         ),
         (REFERENCE + "[interpolated-f64]",),
     ),
