@@ -497,6 +497,18 @@ def test_sample_without_truth_or_context(model: Path, clips: Path, tmp_path: Pat
     assert sorted(path.suffix for path in free.iterdir()) == [".json", ".mp4", ".mp4"]
 
 
+def test_sample_with_a_backbone_in_bfloat16(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line before the work says so and so does the record: the videos are others than those of float32."""
+    films = {}
+    for backbone in ("float32", "bfloat16"):
+        out = tmp_path / backbone
+        assert magi("sample", model, "--frames", "2", "--plain", "--backbone", backbone, "--out", out) == 0
+        assert json.loads((out / "sample.json").read_text())["backbone"] == backbone
+        assert ("all but the head in bfloat16" in capsys.readouterr().out) == (backbone == "bfloat16")
+        films[backbone] = read_video(out / "000.mp4").frames
+    assert (films["float32"] != films["bfloat16"]).any()
+
+
 def test_sample_is_a_function_of_the_seed(
     model: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,5 +87,7 @@ def in_force(release: Release, settings: SampleConfig) -> str:
     if not release.tokenizer.is_causal:
         alone += ", a tokenizer that looks ahead: contexts are encoded alone, and frames appear when all are made"
     device = release.model.head_position.device
+    if release.model.head_position.dtype != release.model.token_dtype:
+        alone += f", all but the head in {str(release.model.head_position.dtype).removeprefix('torch.')}"
     last = "" if settings.head_steps_last is None else f" to {settings.head_steps_last}"
     return f"{steps} mask steps{fewer}, {settings.head_steps}{last} {solver} steps, {rest}, on {device}{alone}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -62,6 +63,9 @@ class SampleArguments:
     """Steps by name: exact is the paper's 64 x 100, annealed, fast and fastest are quicker and not exact (magi bench
     presets MODEL says at what cost). What --sample says overrules it."""
     sample: SampleConfig = field(default_factory=SampleConfig)
+    backbone: Literal["float32", "bfloat16"] = "float32"
+    """What all but the head is computed in. bfloat16 is quicker where the processor has it, not exact, and leaves the
+    denoising, where errors add up, in float32."""
     device: Device = "auto"
     """auto is CUDA, else Apple's GPU, else the CPU."""
     common: TokenizerOptions = field(default_factory=WithTokenizer)
@@ -77,7 +81,7 @@ def main(words: Sequence[str]) -> int:
     default = SampleArguments(out=tyro.MISSING, sample=sample_settings(directory))
     arguments = parse(SampleArguments, words, usage="sample MODEL", default=default)
     assert directory is not None, "the help has been printed"
-    release = load(directory, device=pick_device(arguments.device))
+    release = load(directory, device=pick_device(arguments.device), backbone=getattr(torch, arguments.backbone))
     if arguments.preset is not None:
         sample = with_preset(default.sample, arguments.preset, release.model.config.head)
         arguments = parse(SampleArguments, words, usage="sample MODEL", default=replace(default, sample=sample))
@@ -99,6 +103,7 @@ def main(words: Sequence[str]) -> int:
         "threads": torch.get_num_threads(),
         "model": name,
         "device": str(release.model.head_position.device),
+        "backbone": arguments.backbone,
         "context": [str(video.path) if video else None for video in given],
         "context_frames": arguments.context_frames if arguments.context else 0,
         "frames": arguments.frames,

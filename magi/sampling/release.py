@@ -56,12 +56,13 @@ def save_release(directory: Path, release: Release, *, card: str, run: Mapping[s
     checkpoint.save(directory, tensors, {"config.json": described, "README.md": card})
 
 
-def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Release:
+def load(directory: str | Path, *, device: torch.device | str = "cpu", backbone: torch.dtype | None = None) -> Release:
     """Load a released model with its tokenizer, in evaluation mode.
 
     Args:
         directory: a folder written by a training run, or the name of a pretrained model.
         device: where to put it.
+        backbone: another type than the weights' own for all but the head (`Magi.backbone_to`).
 
     Raises:
         CheckpointError: the folder is not a release, or is damaged; nothing is half loaded.
@@ -79,6 +80,8 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu") -> Releas
         )
     model = Magi(checkpoint.read_config(MagiConfig, described["model"]))
     model.load_state_dict(checkpoint.load_tensors(directory, "model", model.state_dict()))
+    if backbone is not None:
+        model.backbone_to(backbone)
     tokenizer = store.restore(directory, described["tokenizer"])
     release = Release(
         model.eval().requires_grad_(False), tokenizer, checkpoint.read_config(SampleConfig, described["sample"])
