@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_leaves
 
 from magi.bench.suite import latents
 from magi.distributed import Distributed
+from magi.graphs import fill, leaves, map_tensors
 from magi.model.config import PRESETS, Forcing
 from magi.model.draws import draw_training
 from magi.model.head import HeadConfig, Kind
 from magi.model.magi import Magi
-from magi.training.graphs import fill, leaves, map_tensors
 from magi.training.loop import TrainConfig, step_of
 from magi.training.optim import OptimConfig
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: list[set[str]] = [  # from the bottom up; imports only point down
-    {"video", "distributed", "seeds", "threads", "checkpoint", "pretrained", "choices", "locks"},
+    {"video", "distributed", "seeds", "threads", "checkpoint", "pretrained", "choices", "locks", "graphs"},
     {"model", "tokenizers", "data"},
     {"sampling"},
     {"training", "evaluation"},

@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from magi.bench.measure import machine
+from magi.bench.measure import machine, now
 from magi.bench.sampling import Rollout, UncachedMagi, race
 from magi.bench.training import measure_training
 from magi.data.world import World, WorldConfig
@@ -146,14 +147,29 @@ def sampling_checks(device: torch.device) -> Iterator[Check]:
         yield f"{head.kind} head, video among three, float64", relative(beside, expected), 1e-9
         uncached = UncachedMagi(on_device).eval()
         yield f"{head.kind} head, video without a cache, float64", relative(video(uncached, [5]), expected), 1e-9
+        if device.type == "cuda":
+            yield from replayed_checks(on_device, f"{head.kind} head")
         single = on_device.float()
         yield f"{head.kind} head, first frame, float32", relative(video(single, [5])[:, :1], expected[:, :1]), 1e-4
 
 
+def replayed_checks(model: Magi, name: str) -> Iterator[Check]:
+    """Videos in graphs against the same videos launched one by one: recorded, then replayed with other seeds; with a
+    window and noise, and with a video more."""
+    settings = replace(STEPS, cuda_graphs=True)
+    moved = replace(settings, window=3, observation_noise=0.2)
+    for what, seeds, how in (
+        ("recorded", [5], settings), ("replayed", [6], settings),
+        ("recorded, window and noise", [5, 6], moved), ("replayed, window and noise", [7, 8], moved),
+    ):  # fmt: skip
+        plain = video(model, seeds, replace(how, cuda_graphs=False))
+        yield f"{name}, video in graphs, {what}", relative(video(model, seeds, how), plain), 1e-9
+
+
 @torch.no_grad()
-def video(model: Magi, seeds: list[int]) -> Tensor:
+def video(model: Magi, seeds: list[int], settings: SampleConfig = STEPS) -> Tensor:
     """Generated latents (B, T, C', h, w)."""
-    return torch.stack(list(generate(model, None, num_frames=FRAMES, seeds=seeds, settings=STEPS)), dim=1)
+    return torch.stack(list(generate(model, None, num_frames=FRAMES, seeds=seeds, settings=settings)), dim=1)
 
 
 @torch.no_grad()
@@ -199,7 +215,33 @@ def speeds(device: torch.device, *, small: bool) -> dict[str, Any]:
             times = race(rollout, frames=SPEED_FRAMES)[""][1:]
             seconds = {part: [getattr(t, part) for t in times] for part in ("total", "transformer", "head")}
             say(f"sampling {name}, {settings.mask_steps} x {settings.head_steps}, batch {batch}", seconds)
+    if device.type == "cuda":
+        streams = [("tiny", torch.float32, b) for b in (1, 8, 64)]
+        streams += [] if small else [("xl", torch.bfloat16, 1), ("xl", torch.bfloat16, 64)]
+        for name, backbone, batch in streams:
+            model = made_on(device, PRESETS[name]).eval().requires_grad_(False).backbone_to(backbone)
+            for graphs in (False, True) if batch < 64 or name == "tiny" else (True,):
+                settings = SampleConfig(cuda_graphs=graphs, noise_source="device")
+                how = "in graphs" if graphs else "launched one by one"
+                what = f"ms per latent frame, {name}, {backbone}, 64 x 100, batch {batch}, {how}"
+                say(what, attempt(partial(pace, model, settings, batch=batch)))
+            del model
     return found
+
+
+@torch.no_grad()
+def pace(model: Magi, settings: SampleConfig, *, batch: int) -> dict[str, Any]:
+    """Milliseconds per latent frame and video, frame by frame: in a first rollout, which records its graphs if it is to
+    have any, and in a second, which finds them."""
+    seeds, device = range(batch), model.head_position.device
+    told = {}
+    for rollout in ("first", "second"):
+        frames = generate(model, None, num_frames=SPEED_FRAMES, seeds=seeds, settings=settings)
+        readings = [now(device)]
+        for _ in frames:
+            readings.append(now(device))
+        told[rollout] = [(after - before) * 1e3 / batch for before, after in pairwise(readings)]
+    return told
 
 
 def made_on(device: torch.device, config: MagiConfig) -> Magi:

@@ -20,8 +20,8 @@ import torch
 from magi.bench.measure import Spread, now
 from magi.bench.rows import Row
 from magi.distributed import Distributed
+from magi.graphs import Inputs
 from magi.model.magi import Magi
-from magi.training.graphs import Inputs
 from magi.training.loop import Interrupted, TrainConfig, train
 
 WARM = 4

@@ -65,7 +65,7 @@ def temporal_positions(num_frames: int, trained_frames: int, mode: TimeMode) -> 
 
 
 @lru_cache(maxsize=1024)
-def _times_on(device: torch.device, times: tuple[float, ...], width: int, dtype: torch.dtype) -> Tensor:
+def times_on(device: torch.device, times: tuple[float, ...], width: int, dtype: torch.dtype) -> Tensor:
     """Embedding (S, width) of times, copied to the device once instead of at every step, which would stall it."""
     with torch.inference_mode(mode=False):  # what is kept may be used in training, whoever asks for it first
         return sinusoid(torch.tensor(times, device="cpu", dtype=torch.float64), width).to(dtype).to(device)
@@ -122,7 +122,7 @@ class StreamEmbedding(nn.Module):
             (B, S, L, D) hidden states.
         """
         dtype, device = self.mask_token.dtype, self.mask_token.device
-        when = _times_on(device, tuple(time.tolist()), self.width, dtype)[:, None]  # (S, 1, D)
+        when = times_on(device, tuple(time.tolist()), self.width, dtype)[:, None]  # (S, 1, D)
         pace = self.interval(interval - 1)[:, None, None]  # (B, 1, 1, D)
         level = self.noise_level(noise_level)[:, :, None]  # (B, S, 1, D)
 

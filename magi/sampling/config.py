@@ -11,7 +11,7 @@ from magi.model.embeddings import TimeMode
 from magi.model.head import SOLVERS, HeadConfig, Solver
 from magi.sampling.noise import NoiseSource
 
-LATER: dict[str, Any] = {"head_steps_last": None, "compiled_head": False}
+LATER: dict[str, Any] = {"head_steps_last": None, "compiled_head": False, "cuda_graphs": False}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ class SampleConfig:
     compiled_head: bool = False
     """On a CPU: evaluate the head in C, made on the spot by the machine's compiler. The same up to rounding, and
     several times faster where tokens are few."""
+    cuda_graphs: bool = False
+    """On CUDA: record what a mask step launches, once for every number of frames before and of tokens revealed, and
+    launch it as a whole from then on. The same numbers; not yet run on a GPU."""
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -25,6 +25,7 @@ from magi.model.head_kernel import compiled
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
 from magi.sampling.frame import sample_frame
+from magi.sampling.graphs import graphed
 from magi.sampling.noise import SampleNoise
 from magi.sampling.past import Past
 
@@ -53,7 +54,7 @@ def generate(
 
     Raises:
         ValueError: seeds, intervals, settings or context that do not fit the model or each other; a model in training
-            mode.
+            mode; graphs where there are none.
     """
     settings = settings or SampleConfig()
     intervals = _check(model, context, num_frames, seeds, interval)
@@ -68,6 +69,8 @@ def generate(
             for b, seed in enumerate(seeds)
         ]  # fmt: skip
         return (torch.cat(frames) for frames in zip(*videos, strict=True))
+    if settings.cuda_graphs:
+        model = graphed(model)
     return _frames(model, context, num_frames=num_frames, seeds=seeds, intervals=intervals, settings=settings)
 
 

@@ -25,9 +25,10 @@ from torch.nn.parallel import DistributedDataParallel
 from magi import checkpoint
 from magi.choices import check_choices
 from magi.distributed import Distributed
+from magi.graphs import Inputs
 from magi.seeds import generator
 from magi.training.ema import Ema
-from magi.training.graphs import Compute, GraphedStep, Inputs, Outputs
+from magi.training.graphs import Compute, GraphedStep, Outputs
 from magi.training.log import MetricsLog, Rate, clock
 from magi.training.optim import OptimConfig, build_optimizer, learning_rate
 from magi.training.state import TrainingState
