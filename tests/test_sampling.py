@@ -261,14 +261,29 @@ def test_noise_rows_do_not_depend_on_how_many_are_drawn(source: Any) -> None:
     assert all(not torch.equal(a, b) for a, b in itertools.combinations(rows, 2))
 
 
+@pytest.mark.parametrize("source", ["cpu", "device"])
+def test_noise_of_some_tokens_is_theirs_among_all(source: Any) -> None:
+    """Whichever tokens a step reveals and in whichever order; of an odd number of channels too, whose last number has
+    no partner."""
+    for channels in (8, 5):
+        noise = SampleNoise(
+            [7, 8], tokens=6, channels=channels, dtype=torch.float64, device=torch.device("cpu"), source=source
+        )
+        chosen = torch.tensor([[5, 0, 2], [1, 4, 3]])
+        some, whole = noise.head(1, 2, head_steps=3, chosen=chosen), noise.head(1, 2, head_steps=3)
+        assert whole.shape == (4, 2, 6, channels) and some.shape == (4, 2, 3, channels)
+        assert torch.equal(some, whole.take_along_dim(chosen[None, ..., None], dim=2))
+        assert len(whole.unique()) == whole.numel()
+
+
 @pytest.mark.parametrize(("solver", "rows"), [("ddpm", 4), ("ddim", 1), ("dpm++", 1)])
 def test_only_noise_that_is_read_is_drawn(solver: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ancestral sampling adds noise after each of its 3 steps; the other solvers start from noise and add none. That
     the videos are those of the reference, which always draws all rows, is shown above."""
     drawn, head = set(), SampleNoise.head
 
-    def spy(self: SampleNoise, frame: int, mask_step: int, *, head_steps: int) -> Tensor:
-        noise = head(self, frame, mask_step, head_steps=head_steps)
+    def spy(self: SampleNoise, frame: int, mask_step: int, *, head_steps: int, **rest: Any) -> Tensor:
+        noise = head(self, frame, mask_step, head_steps=head_steps, **rest)
         drawn.add(len(noise))
         return noise
 

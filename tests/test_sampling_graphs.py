@@ -26,6 +26,7 @@ from magi.model.magi import Finished, Magi
 from magi.sampling import rollout
 from magi.sampling.config import SampleConfig
 from magi.sampling.graphs import GraphedMagi, graphed
+from magi.sampling.noise import SampleNoise
 from magi.sampling.rollout import generate
 from tests.test_graphs import META, Crossings
 from tests.toys import random_latents, tiny, trained_looking
@@ -190,6 +191,16 @@ def test_a_pass_copies_nothing_to_the_device(forcing: Any, mode: Any) -> None:
             return model.predict(cache, tokens, masked, time=2.0, interval=pace, chosen=chosen, finished=finished)
 
         assert not second(run)
+
+
+def test_noise_of_the_device_stays_there() -> None:
+    """Unlike NumPy's it is never copied to the device, for which that would have to wait."""
+    like: dict[str, Any] = {"tokens": 6, "channels": 8, "dtype": torch.float32, "device": META}
+    with META:
+        chosen = torch.zeros(2, 3, dtype=torch.long)
+    for source, waits in (("device", False), ("cpu", True)):
+        noise = SampleNoise([1, 2], source=source, **like)
+        assert bool(second(lambda noise=noise: noise.head(1, 2, head_steps=5, chosen=chosen))) == waits
 
 
 @torch.inference_mode()

@@ -34,7 +34,8 @@ def sample_frame(
         predict: from tokens (B, N, C), which of them are masked (B, N), and which are `chosen` (B, n), to the head's
             conditions for these (B, n, D), given the frames before (`Past.predict`).
         order: (B, N) the order in which tokens are revealed.
-        noise: from a mask step and `head_steps` S, of which noise is added, to the head's noise (S + 1, B, N, C).
+        noise: from a mask step, `head_steps` S after which noise is added, and the `chosen` tokens (B, n) to the head's
+            noise (S + 1, B, n, C).
         settings: steps, solver, temperature.
 
     Returns:
@@ -43,7 +44,6 @@ def sample_frame(
     batch, count = order.shape
     channels = model.config.token_channels
     solver = settings.solver_for(model.config.head)
-    videos = torch.arange(batch, device=order.device)[:, None]
     tokens = torch.zeros(batch, count, channels, dtype=model.token_dtype, device=order.device)
     masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
     revealed = 0
@@ -51,12 +51,13 @@ def sample_frame(
         sizes = unmasking_counts(count, settings.mask_steps)
         for step, size in enumerate(sizes):
             head_steps = settings.head_steps_at(step, mask_steps=len(sizes))
-            drawn = noise(step, head_steps=head_steps if solver == "ddpm" else 0)  # the others read the start alone
             chosen = order[:, revealed : revealed + size]  # (B, n)
+            rows = head_steps if solver == "ddpm" else 0  # the others read the start alone
+            drawn = noise(step, head_steps=rows, chosen=chosen)  # (S + 1, B, n, C)
             z = predict(tokens, masked, chosen=chosen)  # (B, n, D)
             values = model.head.sample(
                 rearrange(z, "b n d -> (b n) d"),
-                rearrange(drawn[:, videos, chosen], "s b n c -> s (b n) c"),
+                rearrange(drawn, "s b n c -> s (b n) c"),
                 num_steps=head_steps,
                 solver=solver,
                 spacing=settings.spacing,
