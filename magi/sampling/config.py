@@ -42,8 +42,8 @@ class SampleConfig:
     """Noise added to finished frames before they are looked at, within the trained range; its level is told to the
     model."""
     noise_source: NoiseSource = "cpu"
-    """Whose random numbers a seed stands for: NumPy's, or others that are computed where the model is, which on a GPU is
-    far quicker. Both give a seed the same video on every device."""
+    """Whose random numbers a seed stands for: NumPy's, or others that are computed where the model is, which on a GPU
+    is far quicker. Either way a seed is the same video on every device."""
     deterministic: bool = False
     """One video at a time, so that a seed gives the same bits at every batch size."""
 
