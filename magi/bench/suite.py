@@ -164,8 +164,9 @@ def replayed_checks(model: Magi, name: str) -> Iterator[Check]:
     for what, seeds, how in (
         ("recorded", [5], settings), ("replayed", [6], settings),
         ("recorded, window and noise", [5, 6], moved), ("replayed, window and noise", [7, 8], moved),
+        ("two halves", [5, 6, 7], replace(settings, halves=True)),
     ):  # fmt: skip
-        plain = video(model, seeds, replace(how, cuda_graphs=False))
+        plain = video(model, seeds, replace(how, cuda_graphs=False, halves=False))
         yield f"{name}, video in graphs, {what}", relative(video(model, seeds, how), plain), 1e-9
 
 
@@ -228,6 +229,10 @@ def speeds(device: torch.device, *, small: bool) -> dict[str, Any]:
                 how = "in graphs" if graphs else "launched one by one"
                 what = f"ms per latent frame, {name}, {backbone}, 64 x 100, batch {batch}, {how}"
                 say(what, attempt(partial(pace, model, settings, batch=batch)))
+            if batch > 1:
+                halves = SampleConfig(cuda_graphs=True, noise_source="device", halves=True)
+                what = f"ms per latent frame, {name}, {backbone}, 64 x 100, batch {batch}, in graphs, two halves"
+                say(what, attempt(partial(pace, model, halves, batch=batch)))
             del model
     return found
 

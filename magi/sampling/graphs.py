@@ -27,21 +27,22 @@ from magi.model.head import DiffusionHead
 from magi.model.magi import Finished, Magi
 
 MOST = 4096  # graphs: of a hundred frames in 64 steps over 256 tokens there are 807
-_graphed: WeakKeyDictionary[Magi, GraphedMagi] = WeakKeyDictionary()
+_graphed: WeakKeyDictionary[Magi, dict[int, GraphedMagi]] = WeakKeyDictionary()
 
 
-def graphed(model: Magi) -> GraphedMagi:
-    """The model, in graphs: those of earlier calls, unless its parameters have moved since.
+def graphed(model: Magi, lane: int = 0) -> GraphedMagi:
+    """The model, in graphs: those of earlier calls, unless its parameters have moved since. Lanes share none, and so
+    may run at the same time.
 
     Raises:
         ValueError: it is not on a CUDA device.
     """
     check_device(model.head_position.device)
     places = tuple(parameter.data_ptr() for parameter in model.parameters())
-    found = _graphed.get(model)
-    if found is None or found.places != places:
-        found = _graphed[model] = GraphedMagi(model, Recorder(most=MOST), places)
-    return found
+    lanes = _graphed.setdefault(model, {})
+    if lane not in lanes or lanes[lane].places != places:
+        lanes[lane] = GraphedMagi(model, Recorder(most=MOST), places)
+    return lanes[lane]
 
 
 class Lent:

@@ -9,7 +9,6 @@ Shapes: B videos, T frames, N tokens per frame, C token channels, C' latent chan
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from operator import index
 
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from magi.graphs import check_device
 from magi.model.diffusion import cosine_schedule, respace
 from magi.model.draws import noise_bucket
 from magi.model.embeddings import patchify, unpatchify
@@ -28,6 +28,7 @@ from magi.sampling.frame import sample_frame
 from magi.sampling.graphs import graphed
 from magi.sampling.noise import SampleNoise
 from magi.sampling.past import Past
+from magi.sampling.together import joined, overlapping
 
 
 def generate(
@@ -59,19 +60,26 @@ def generate(
     settings = settings or SampleConfig()
     intervals = _check(model, context, num_frames, seeds, interval)
     _check_settings(model, settings)
-    if settings.deterministic and len(seeds) > 1:
-        alone = replace(settings, deterministic=False)
-        videos = [
-            generate(
-                model, None if context is None else context[b : b + 1],
-                num_frames=num_frames, seeds=[seed], interval=intervals[b], settings=alone,
-            )
-            for b, seed in enumerate(seeds)
-        ]  # fmt: skip
-        return (torch.cat(frames) for frames in zip(*videos, strict=True))
-    if settings.cuda_graphs:
-        model = graphed(model)
-    return _frames(model, context, num_frames=num_frames, seeds=seeds, intervals=intervals, settings=settings)
+    parts = [
+        _frames(
+            graphed(model, lane) if settings.cuda_graphs else model,
+            None if context is None else context[part],
+            num_frames=num_frames, seeds=seeds[part], intervals=intervals[part], settings=settings,
+        )
+        for part, lane in _parts(len(seeds), settings)
+    ]  # fmt: skip
+    if len(parts) == 1:
+        return parts[0]
+    return overlapping(parts, model.head_position.device) if settings.halves else joined(parts)
+
+
+def _parts(videos: int, settings: SampleConfig) -> list[tuple[slice, int]]:
+    """Which videos are made together, and in which lane: two lanes run at the same time."""
+    if settings.deterministic:
+        return [(slice(b, b + 1), 0) for b in range(videos)]
+    if settings.halves and videos > 1:
+        return [(slice(videos // 2), 0), (slice(videos // 2, None), 1)]
+    return [(slice(None), 0)]
 
 
 @torch.no_grad()
@@ -152,6 +160,9 @@ def _check_settings(model: Magi, settings: SampleConfig) -> None:
     elif settings.spacing is not None:
         raise ValueError(f"spacing is {settings.spacing!r}; a flow head takes uniform steps, leave it None")
     noise_bucket(config, settings.observation_noise)
+    for name in ("cuda_graphs", "halves"):
+        if getattr(settings, name):
+            check_device(model.head_position.device, name)
     if settings.compiled_head:
         weight = model.head.output.linear.weight
         compiled(weight.dtype, weight.device)

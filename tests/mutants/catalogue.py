@@ -3,6 +3,7 @@ red."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,11 +13,13 @@ import torch
 from pytest import MonkeyPatch
 from torch import Tensor
 
+from magi import graphs
 from magi.model import draws, embeddings, forcing, head_kernel, hoisted, transformer
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
 from magi.model.magi import Finished, Magi
 from magi.sampling import past
+from magi.sampling.graphs import GraphedMagi, Lent
 from magi.sampling.noise import SampleNoise
 from magi.seeds import generator
 from magi.training import loop, optim
@@ -206,6 +209,21 @@ def window_forgets_too_much(patch: MonkeyPatch) -> None:
     )
 
 
+def with_graph_keys(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Callable[..., Tensor]:
+    """Passes whose graphs are found by other keys."""
+    predict = GraphedMagi.predict
+
+    def wrong(self: GraphedMagi, *frame: Any, **rest: Any) -> Tensor:
+        recorder = self.recorder
+        self.recorder = lambda key, *call, **kept: recorder(change(key), *call, **kept)
+        try:
+            return predict(self, *frame, **rest)
+        finally:
+            self.recorder = recorder
+
+    return wrong
+
+
 # --- training ---
 
 
@@ -277,6 +295,7 @@ FUTURE = FORCING + "test_the_future_and_the_answer_do_not_change_a_bit[ctf-token
 REFERENCE = SAMPLING + "test_rollout_is_the_reference"
 CACHED = CACHE + "test_cached_conditions_are_those_of_training[token]"
 FOLDED = CACHE + "test_prediction_after_a_commit_needs_no_cache[ctf]"
+GRAPHS = "tests/test_sampling_graphs.py::"
 CRASH = RESUME + "test_a_crash_changes_nothing[[20, 16, 28]]"
 
 MUTANTS = [
@@ -399,6 +418,23 @@ MUTANTS = [
             past, "temporal_positions", lambda frames, _trained, _mode: torch.arange(frames, dtype=torch.float64)
         ),
         (REFERENCE + "[interpolated-f64]",),
+    ),
+    Mutant(
+        "a replay reads the inputs of the recording",
+        lambda patch: patch.setattr(graphs, "fill", lambda kept, given: None),
+        (GRAPHS + "test_graphs_change_no_video[{}]",),
+    ),
+    Mutant(
+        "a graph does not know the times of its frames",
+        lambda patch: patch.setattr(
+            GraphedMagi, "predict", with_graph_keys(lambda key: tuple(part for part in key if type(part) is not tuple))
+        ),
+        (GRAPHS + "test_other_rollouts_do_not_take_each_others_graphs",),
+    ),
+    Mutant(
+        "memory is lent to two rollouts at once",
+        lambda patch: patch.setattr(Lent, "lend", lambda self: copy.copy(self.empty)),
+        (GRAPHS + "test_rollouts_side_by_side_have_their_own_memory",),
     ),
     Mutant(
         "the average never moves",
