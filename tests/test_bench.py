@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from magi.bench.attention import in_two_parts
 from magi.bench.decoding import run_decoding_bench
 from magi.bench.measure import Spread, alternate, count_operations, fitted_exponent
 from magi.bench.run import run_bench
@@ -25,12 +26,14 @@ from magi.bench.sampling import (
 from magi.bench.training import count_training_flops, plain_loss, typical_draws
 from magi.cli.bench import main as bench_command
 from magi.model import plan
+from magi.model.attention import attend
 from magi.model.config import PRESETS, MagiConfig
+from magi.model.forcing import ctf_mask
 from magi.model.head import DiffusionHead, HeadConfig
 from magi.report.frame_time import draw
 from magi.sampling.config import SampleConfig
 from magi.sampling.rollout import generate
-from tests.toys import FLOW, intervals, random_latents, tiny, trained_looking
+from tests.toys import FLOW, error, intervals, random_latents, tiny, trained_looking
 
 CPU = torch.device("cpu")
 SUMMARY = {"median", "min", "max", "repeats"}
@@ -60,7 +63,7 @@ def test_quick_bench_reports_everything(kind: str, tmp_path: Path, capsys: pytes
     report = run_bench(model, quick=True, json_path=tmp_path / "made" / "bench.json")
 
     assert set(report) == {
-        "machine", "method", "model", "effort", "training", "training_flops", "roofline",
+        "machine", "method", "model", "effort", "training", "training_flops", "attention_in_two_parts", "roofline",
         "frame", "frame_flops", "growth", "operations", "cache", "deterministic",
     }  # fmt: skip
     assert {"cpu", "cores", "device", "torch", "threads", "omp_wait_policy", "date"} <= set(report["machine"])
@@ -230,6 +233,21 @@ def test_pruning_saves_what_it_should() -> None:
         assert flops["ratio"] == pytest.approx(pruned.total / plain, rel=2e-3)
         ratios[name, frames] = flops["ratio"]
     assert ratios["xl", 5] <= 0.89 and ratios["xl", 16] <= 0.955
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_attention_in_two_parts_is_the_whole(copies: int) -> None:
+    """The same results and gradients, so that what is compared is the same work; and the first masked frame, which sees
+    itself alone, has its own value."""
+    whole = [torch.randn(2, 3, 3 + copies * 4, 5, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    parts = [tensor.detach().clone().requires_grad_() for tensor in whole]
+    expected = attend(*whole, mask=ctf_mask(4, copies))
+    found = in_two_parts(*parts, frames=4)
+    assert error(found, expected) < 1e-12 and error(found[..., 3, :], whole[2][..., 3, :]) < 1e-12
+    weights = torch.randn_like(expected)
+    for result in (expected, found):
+        (result * weights).sum().backward()
+    assert all(error(a.grad, b.grad) < 1e-12 for a, b in zip(parts, whole, strict=True))  # type: ignore[arg-type]
 
 
 def test_quick_decoding_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

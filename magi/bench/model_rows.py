@@ -37,6 +37,9 @@ def training_rows(report: Report) -> Iterator[Row]:
             yield measured(title, shares[precision], "limit compute", key=f"{title}, {batch}")
     compared = f"{flops['ratio']:.3f} of the plain layout"
     yield _counted("training operations, GFLOP per clip", flops["pruned"] / 1e9, compared)
+    for copies, faster in report.get("attention_in_two_parts", {}).items():
+        title = f"times faster if CTF's temporal attention were in two parts, masks per clip {copies}"
+        yield measured(title, faster, "the attention alone")
 
 
 def sampling_rows(report: Report) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from magi.bench.attention import measure_two_parts
 from magi.bench.compare import read_earlier
 from magi.bench.measure import METHOD, machine
 from magi.bench.model_rows import rows
@@ -98,10 +99,10 @@ def run_bench(
     Returns:
         ``machine`` (processor, versions, threads, date), ``method`` (in words), ``model`` (name, parameters,
         configuration), ``effort`` (how much was measured), and as the functions that measure them describe: of training
-        ``training`` and ``training_flops``, of sampling ``frame``, ``frame_flops``, ``growth`` (by batch size),
-        ``operations``, ``cache`` and ``deterministic``; and ``roofline``: the machine's ``peaks`` and by part the
-        shares of the possible that were reached. A measured quantity is a summary: ``median``, ``min``, ``max`` and the
-        number of ``repeats``.
+        ``training``, ``training_flops`` and ``attention_in_two_parts``, of sampling ``frame``, ``frame_flops``,
+        ``growth`` (by batch size), ``operations``, ``cache`` and ``deterministic``; and ``roofline``: the machine's
+        ``peaks`` and by part the shares of the possible that were reached. A measured quantity is a summary:
+        ``median``, ``min``, ``max`` and the number of ``repeats``.
 
     Raises:
         ValueError: `compare` is no such file, or a profile of both parts is asked for.
@@ -134,6 +135,10 @@ def run_bench(
             model, batch=effort.train_batch, repeats=effort.train_steps, device=device
         )
         report["roofline"]["training"] = training_shares(report["training"], peaks)
+        if model.config.forcing == "ctf" and model.config.num_frames > 1:
+            report["attention_in_two_parts"] = measure_two_parts(
+                model.config, batch=effort.train_batch, repeats=effort.train_steps, device=device
+            )
     if profile is not None:
         PROFILES[parts[0]](model, effort, profile, f"magi bench {parts[0]} {name} --profile FILE: ")
     publish(report, f"{_summary(report)}\n{described(report, list(rows(report)), earlier)}", json_path=json_path)
