@@ -60,7 +60,7 @@ MODEL = MagiConfig(
 """As the model that ships, and a sixth of its size."""
 WORLD = WorldConfig(num_frames=6, min_bodies=1, max_bodies=2, max_interval=1)
 OPTIM = OptimConfig(lr=2e-3, clip=1.0)
-SAMPLE = SampleConfig(mask_steps=8, head_steps=10, solver="euler")
+SAMPLE = SampleConfig(mask_steps=8, head_steps=10, solver="euler", noise_source="cpu")
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class SampleConfig:
     observation_noise: float = 0.0
     """Noise added to finished frames before they are looked at, within the trained range; its level is told to the
     model."""
-    noise_source: NoiseSource = "cpu"
+    noise_source: NoiseSource = "device"
     """Whose random numbers a seed stands for: NumPy's, or others that are computed where the model is, which on a GPU
     is far quicker. Either way a seed is the same video on every device."""
     deterministic: bool = False
