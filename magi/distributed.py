@@ -36,6 +36,10 @@ class Distributed:
         """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
+    def share(self, count: int) -> range:
+        """Which of `count` things, a multiple of the processes, are this process's."""
+        return range(self.rank * count // self.world_size, (self.rank + 1) * count // self.world_size)
+
     def all_reduce_mean(self, value: Tensor) -> Tensor:
         """Return the mean of `value` over all processes: a new tensor, of the same shape."""
         return self._reduce(value, group.ReduceOp.SUM) / self.world_size
@@ -43,6 +47,23 @@ class Distributed:
     def all_reduce_max(self, value: Tensor) -> Tensor:
         """Return the elementwise maximum of `value` over all processes: a new tensor, of the same shape."""
         return self._reduce(value, group.ReduceOp.MAX)
+
+    def tree_sum(self, value: Tensor) -> Tensor:
+        """Return the sum of `value` over all processes, a power of two of them: a new tensor, of the same shape.
+
+        Neighbours are summed first, then neighbouring pairs, and so on: the bits do not depend on how many processes
+        hold how many terms, if each has summed its own in the same order.
+        """
+        result = value.detach().clone()
+        distance = 1
+        while distance < self.world_size:
+            theirs, partner = torch.empty_like(result), self.rank ^ distance
+            messages = [group.P2POp(group.isend, result, partner), group.P2POp(group.irecv, theirs, partner)]
+            for message in group.batch_isend_irecv(messages):
+                message.wait()
+            result = result + theirs
+            distance *= 2
+        return result
 
     def any(self, condition: bool) -> bool:
         """Return whether `condition` holds in at least one process."""

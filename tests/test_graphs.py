@@ -58,7 +58,7 @@ def test_nothing_crosses_after_the_first_step(forcing: Forcing, kind: Kind) -> N
         given = latents(config, 2).to(META)
         compute = step_of(model, TrainConfig(precision="fp32"), Distributed(device=META))  # meta has no autocast
         with Crossings() as seen:
-            compute((given, interval, draws))
+            compute([(given, interval, draws)])
         crossings.append(seen.found)
     assert not crossings[1], crossings[1]
 
@@ -102,7 +102,7 @@ def test_a_step_cuts_its_gradient() -> None:
     loss = Steep()
     loss.add_module("model", model)
     config = TrainConfig(precision="fp32", optim=OptimConfig(clip=0.5))
-    parts, norm = step_of(loss, config, Distributed())((torch.ones(1, 1),))
+    parts, norm = step_of(loss, config, Distributed())([(torch.ones(1, 1),)])
     assert float(norm) == pytest.approx(100) and not parts["loss"].requires_grad
     assert model.weight.grad is not None and float(model.weight.grad.norm()) == pytest.approx(0.5, rel=1e-4)
 
@@ -110,7 +110,11 @@ def test_a_step_cuts_its_gradient() -> None:
 def test_graphs_are_refused_where_there_are_none() -> None:
     """On a CPU, and where several processes share the gradients."""
     model = torch.nn.Linear(1, 1)
-    with pytest.raises(ValueError, match=r"cuda_graphs is for one process; this run has 2"):
+    with pytest.raises(
+        ValueError, match=r"is for one process and whole batches; this run has 2 and 2 parts"
+    ):
         step_of(model, TrainConfig(cuda_graphs=True), Distributed(world_size=2))
+    with pytest.raises(ValueError, match=r"this run has 1 and 4 parts"):
+        step_of(model, TrainConfig(cuda_graphs=True, parts=4), Distributed())
     with pytest.raises(ValueError, match=r"cuda_graphs needs a CUDA device; the model is on cpu"):
         step_of(model, TrainConfig(cuda_graphs=True), Distributed())

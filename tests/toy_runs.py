@@ -70,11 +70,16 @@ def run(
 
     def stream(start: int) -> Generator[Clips, None, None]:
         first = start
-        clips = batches(Noise(), batch_size=config.batch_size, start=start, rank=here.rank, world_size=here.world_size)
-        for batch in clips:
-            if event is not None and first <= at < first + config.batch_size:
-                event()
-            first += config.batch_size
+        clips = batches(
+            Noise(), batch_size=config.batch_size, start=start, rank=here.rank, world_size=here.world_size,
+            parts=config.parts,
+        )  # fmt: skip
+        parts = (config.parts or here.world_size) // here.world_size
+        for number, batch in enumerate(clips):
+            if number % parts == 0:
+                if event is not None and first <= at < first + config.batch_size:
+                    event()
+                first += config.batch_size
             yield batch
 
     def prepare(clips: Clips, step: int) -> tuple[Tensor, Tensor, TrainingDraws]:

@@ -114,7 +114,7 @@ def some_step(model: Magi, compute: Compute, number: int, device: torch.device) 
     draws = draw_training(model.config, 0, step=number, samples=range(4)).to(device)
     torch.manual_seed(number)
     interval = torch.full((4,), number - 2, device=device)
-    parts, norm = compute(((latents(model.config, 4) * number).to(device), interval, draws))
+    parts, norm = compute([((latents(model.config, 4) * number).to(device), interval, draws)])
     gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
     return torch.cat([parts["loss"].view(1), norm.view(1), *gradients]).detach().clone()
 

@@ -1,4 +1,4 @@
-"""Batches in order: global batch g is samples [g * B, (g + 1) * B), of which each rank takes its slice.
+"""Batches in order: global batch g is samples [g * B, (g + 1) * B), of which each rank takes its slice, in parts.
 
 Knows positions, ranks and worker processes; not where clips come from. Position is the only state: to resume, start
 from the number of samples seen, with any number of ranks and workers.
@@ -24,9 +24,16 @@ Source: TypeAlias = ClipSource | LatentClipSource
 
 
 def batches(
-    source: Source, *, batch_size: int, start: int, rank: int = 0, world_size: int = 1, workers: int = 0
+    source: Source,
+    *,
+    batch_size: int,
+    start: int,
+    rank: int = 0,
+    world_size: int = 1,
+    parts: int | None = None,
+    workers: int = 0,
 ) -> Generator[Any, None, None]:
-    """Yield this rank's part of the global batches from sample `start` on, without end; closing it ends the workers.
+    """Yield this rank's parts of the global batches from sample `start` on, without end; closing it ends the workers.
 
     A batch is what the source makes, `Clips` or `LatentClips`.
 
@@ -35,11 +42,13 @@ def batches(
         batch_size: clips in a global batch, over all ranks.
         start: the number of samples already seen, by all ranks together.
         rank, world_size: which of how many equal, contiguous slices of each batch to take.
+        parts: into how many equal parts a global batch is cut, of which each rank's slice holds as many; by default one
+            per rank. They come one after the other.
         workers: processes that prepare batches ahead; 0 prepares them here. The batches are the same.
 
     Raises:
-        ValueError: `batch_size` does not divide evenly among the ranks, or `start` is not at the start of a batch.
-            While iterating, what the source raises, also from a worker.
+        ValueError: `batch_size` does not divide evenly among the ranks or into the parts, or `start` is not at the
+            start of a batch. While iterating, what the source raises, also from a worker.
     """
     if not 0 <= rank < world_size or workers < 0:
         raise ValueError(f"need 0 <= rank < world_size and workers >= 0, got {rank}, {world_size} and {workers}")
@@ -47,8 +56,14 @@ def batches(
         raise ValueError(f"batch_size must be a multiple of the number of ranks, got {batch_size} for {world_size}")
     if start < 0 or start % batch_size:
         raise ValueError(f"start must be a multiple of batch_size, got {start} for {batch_size}: it counts samples")
-    share = batch_size // world_size
-    positions = (range(first, first + share) for first in count(start + rank * share, batch_size))
+    parts = world_size if parts is None else parts
+    if parts < 1 or parts % world_size or batch_size % parts:
+        raise ValueError(
+            f"parts must be a multiple of the {world_size} ranks and divide the batch of {batch_size}, got {parts}"
+        )
+    share, own = batch_size // parts, range(rank * parts // world_size, (rank + 1) * parts // world_size)
+    firsts = (batch + part * share for batch in count(start, batch_size) for part in own)
+    positions = (range(first, first + share) for first in firsts)
     if workers:
         return _prepared_ahead(source, positions, workers)
     return (source.clips(samples) for samples in positions)

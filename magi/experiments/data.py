@@ -67,12 +67,13 @@ def identity(source: Source) -> dict[str, str]:
 
 
 def stream(source: Source, train: TrainConfig, distributed: Distributed) -> Callable[[int], Generator[Any, None, None]]:
-    """From a position in samples to this process's share of the batches from there on, as the training loop asks."""
+    """From a position in samples to this process's parts of the batches from there on, as the training loop asks."""
     return lambda start: batches(
         source,
         batch_size=train.batch_size,
         start=start,
         rank=distributed.rank,
         world_size=distributed.world_size,
+        parts=train.parts,
         workers=train.workers,
     )

@@ -6,14 +6,14 @@ there are about as many shapes as tokens in a frame. Knows neither the model nor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
 from magi.graphs import Inputs, Recorder, check_device
 
 Outputs = tuple[dict[str, Tensor], Tensor]  # parts of the loss, norm of the gradient
-Compute = Callable[[Inputs], Outputs]
+Compute = Callable[[Iterable[Inputs]], Outputs]  # from the inputs of a step's parts
 
 MOST = 512  # graphs
 
@@ -41,12 +41,13 @@ class GraphedStep:
         self.parameters = parameters
         self.recorder = Recorder(most=MOST)
 
-    def __call__(self, inputs: Inputs) -> Outputs:
-        """Outputs of a step; the gradients are at the parameters."""
+    def __call__(self, parts: Iterable[Inputs]) -> Outputs:
+        """Outputs of a step of one part; the gradients are at the parameters."""
+        (inputs,) = parts
         outputs, gradients = self.recorder("step", self._with_gradients, inputs)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient  # of the recording that was replayed
         return outputs
 
     def _with_gradients(self, inputs: Inputs) -> tuple[Outputs, list[Tensor | None]]:
-        return self.compute(inputs), [parameter.grad for parameter in self.parameters]
+        return self.compute([inputs]), [parameter.grad for parameter in self.parameters]

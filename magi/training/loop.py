@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from magi import checkpoint
 from magi.choices import check_choices
@@ -28,6 +27,7 @@ from magi.distributed import Distributed
 from magi.graphs import Inputs
 from magi.seeds import generator
 from magi.training.ema import Ema
+from magi.training.gradients import Losses, check_parts, fast_gradient, tree_gradient
 from magi.training.graphs import Compute, GraphedStep, Outputs
 from magi.training.log import MetricsLog, Rate, clock
 from magi.training.optim import OptimConfig, build_optimizer, learning_rate
@@ -56,6 +56,12 @@ class TrainConfig:
     total_samples: int = 2_000_000
     batch_size: int = 128
     """Samples per optimizer step over all processes."""
+    parts: int | None = None
+    """Parts of a batch, computed one after the other, which saves memory; None is one for each process. With a number
+    dropout, too, does not depend on how many processes there are."""
+    reduction: Literal["fast", "tree"] = "fast"
+    """How the parts' gradients are summed: as they come, or in a fixed tree, the same bits on any number of processes,
+    for log2(processes) messages of the gradient's size. A tree needs powers of two."""
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 autocast with float32 weights and losses ("crucial for convergence", A.3), or plain float32."""
@@ -78,8 +84,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("total_samples", "batch_size", *PERIODS, "keep_checkpoints"):
-            if getattr(self, name) < 1:
+        for name in ("total_samples", "batch_size", "parts", *PERIODS, "keep_checkpoints"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.total_samples % self.batch_size:
             raise ValueError(f"total_samples {self.total_samples} is not a multiple of batch_size {self.batch_size}")
@@ -133,8 +139,8 @@ def train(
 
     Args:
         model: a module whose call returns a dictionary of scalars, "loss" among them.
-        batches: from a position in samples to this process's batches from there on.
-        prepare: from a batch and the optimizer step to the module's inputs on its device.
+        batches: from a position in samples to this process's parts of batches from there on.
+        prepare: from a part of a batch and the optimizer step to the module's inputs on its device.
         config: lengths, periods, optimizer.
         resolved: the whole configuration, saved beside every checkpoint and compared on resume.
         run_dir: checkpoints and `metrics.jsonl` go here.
@@ -158,6 +164,7 @@ def train(
         distributed.print_once(f"resuming from {resume_from} at {state.samples:,} samples")
 
     compute = step_of(model, config, distributed)
+    own_parts = distributed.share(config.parts or distributed.world_size)
     rate = Rate()
     rate.update(state.samples)
 
@@ -169,13 +176,14 @@ def train(
         closing(batches(state.samples)) as stream,
     ):
         while state.samples < config.total_samples:
-            batch = next(stream)
+            seen: list[int] = []  # samples of this process
             for group in state.optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, state.samples, config.total_samples)
-            torch.manual_seed(int(generator(config.seed, "dropout", state.step, distributed.rank).integers(1 << 63)))
-            inputs = prepare(batch, state.step)  # outside autocast: a tokenizer encodes in its own precision
-            parts, norm = compute(inputs)
-            refuse_non_finite(parts["loss"], norm, state, batch, run_dir, distributed)
+            losses, norm = compute(
+                prepared(part, next(stream), prepare, seed=config.seed, step=state.step, seen=seen)
+                for part in own_parts
+            )
+            refuse_non_finite(losses["loss"], norm, state, seen, run_dir, distributed)
             state.optimizer.step()
             state.step += 1
             state.samples += config.batch_size
@@ -184,7 +192,7 @@ def train(
             last = state.samples >= config.total_samples
             if due(state.samples, config.batch_size, config.log_every) or last:
                 rate.update(state.samples)
-                means = {name: distributed.all_reduce_mean(value.detach()) for name, value in parts.items()}
+                means = {name: distributed.all_reduce_mean(value.detach()) for name, value in losses.items()}
                 report(log, state, means, float(norm), rate, config)
             if evaluate is not None and (due(state.samples, config.batch_size, config.evaluate_every) or last):
                 scores = dict(evaluate(state.samples, ema.model))
@@ -208,25 +216,45 @@ def train(
     return state
 
 
+def prepared(
+    part: int, batch: Any, prepare: Callable[[Any, int], Inputs], *, seed: int, step: int, seen: list[int]
+) -> Inputs:
+    """The module's inputs for one part of a batch; dropout is seeded for it, its samples are noted in `seen`."""
+    seen.extend(int(sample) for sample in batch.sample)
+    torch.manual_seed(int(generator(seed, "dropout", step, part).integers(1 << 63)))
+    return prepare(batch, step)  # outside autocast: a tokenizer encodes in its own precision
+
+
 def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> Compute:
-    """From the inputs of a step to the parts of its loss and the norm of its gradient, which is at the parameters.
+    """From the inputs of a step, part by part, to its mean losses and the norm of its gradient, which is at the
+    parameters.
 
     Raises:
-        ValueError: graphs are asked for where there can be none.
+        ValueError: graphs are asked for where there can be none; parts that the processes cannot share.
     """
-    if config.cuda_graphs and distributed.world_size > 1:
-        raise ValueError(f"cuda_graphs is for one process; this run has {distributed.world_size}: leave it off")
-    wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
+    parts, tree = config.parts or distributed.world_size, config.reduction == "tree"
+    check_parts(parts, batch_size=config.batch_size, world_size=distributed.world_size, tree=tree)
+    if config.cuda_graphs and (distributed.world_size > 1 or parts > 1):
+        raise ValueError(
+            f"cuda_graphs is for one process and whole batches; this run has {distributed.world_size} and {parts} "
+            "parts: leave it off"
+        )
     parameters = list(model.parameters())
 
-    def compute(inputs: Inputs) -> Outputs:
-        for parameter in parameters:
-            parameter.grad = None
+    def loss_of(module: nn.Module, inputs: Inputs) -> Losses:
         with torch.autocast(distributed.device.type, torch.bfloat16) if config.precision == "bf16" else nullcontext():
-            parts: dict[str, Tensor] = wrapped(*inputs)
-        parts["loss"].backward()
-        parts = {name: part.detach() for name, part in parts.items()}  # lets go of the step's memory
-        return parts, nn.utils.clip_grad_norm_(parameters, config.optim.clip)
+            losses: Losses = module(*inputs)
+        return losses
+
+    gradient = (
+        tree_gradient(model, loss_of, distributed, parts=parts)
+        if tree
+        else fast_gradient(model, loss_of, distributed, own_parts=parts // distributed.world_size)
+    )
+
+    def compute(own: Iterable[Inputs]) -> Outputs:
+        losses = gradient(own)
+        return losses, nn.utils.clip_grad_norm_(parameters, config.optim.clip)
 
     return GraphedStep(compute, parameters) if config.cuda_graphs else compute
 
@@ -237,7 +265,7 @@ def announce(message: str) -> None:
 
 
 def refuse_non_finite(
-    loss: Tensor, norm: Tensor, state: TrainingState, batch: Any, run_dir: Path, distributed: Distributed
+    loss: Tensor, norm: Tensor, state: TrainingState, samples: list[int], run_dir: Path, distributed: Distributed
 ) -> None:
     """Stop every process before the optimizer if any of them met a loss or gradient that is not finite.
 
@@ -254,7 +282,7 @@ def refuse_non_finite(
     if own_loss_is_bad or not some_loss_is_bad:
         record = {
             "step": state.step,
-            "samples": [int(i) for i in batch.sample],
+            "samples": samples,
             "loss": str(float(loss)),
             "gradient norm": str(float(norm)),
         }

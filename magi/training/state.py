@@ -57,7 +57,7 @@ class TrainingState:
             CheckpointError: it was saved under another configuration (every differing field is listed), or is not a
                 state of this model. Nothing is loaded then.
         """
-        saved = json.loads((directory / "config.json").read_text())
+        saved = _as_of_now(json.loads((directory / "config.json").read_text()))
         position = json.loads((directory / "state.json").read_text())
         may_change = _without_effect(saved, config, position["samples"])
         differences = checkpoint.compare_configs(_without(saved, may_change), _without(config, may_change))
@@ -113,6 +113,16 @@ WITHOUT_EFFECT = (
 )
 """Paths of settings that decide no weight: periods and processes, what is looked at, when to give up on a folder; and
 where videos or latents lie, since what they are is recorded too."""
+
+
+LATER: dict[str, Any] = {"parts": None, "reduction": "fast"}
+"""Settings of `train` that runs of earlier versions do not have, with what these did."""
+
+
+def _as_of_now(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the settings that came later."""
+    train = saved.get("train")
+    return {**saved, "train": {**LATER, **train}} if isinstance(train, Mapping) else dict(saved)
 
 
 def _without_effect(saved: Mapping[str, Any], now: Mapping[str, Any], samples: int) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from pytest import MonkeyPatch
 from torch import Tensor
 
 from magi import graphs
+from magi.distributed import Distributed
 from magi.model import draws, embeddings, forcing, head_kernel, hoisted, transformer
 from magi.model.cache import KVCache
 from magi.model.embeddings import StreamEmbedding
@@ -24,6 +25,7 @@ from magi.sampling.noise import SampleNoise
 from magi.seeds import generator
 from magi.training import loop, optim
 from magi.training.ema import Ema
+from magi.training.gradients import TreeSum
 from magi.training.log import MetricsLog
 from magi.training.state import TrainingState
 from tests.mutants.mutant import Mutant, Plant
@@ -227,6 +229,12 @@ def with_graph_keys(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Cal
 # --- training ---
 
 
+def sum_as_they_come(self: TreeSum, values: Any) -> None:
+    """One running sum."""
+    total = [a + b for a, b in zip(self.branches[0][1], values, strict=True)] if self.branches else list(values)
+    self.branches = [(1, total)]
+
+
 def data_from_zero(patch: MonkeyPatch) -> None:
     """A resumed run meets its first clips again."""
     train = loop.train
@@ -295,6 +303,8 @@ FUTURE = FORCING + "test_the_future_and_the_answer_do_not_change_a_bit[ctf-token
 REFERENCE = SAMPLING + "test_rollout_is_the_reference"
 CACHED = CACHE + "test_cached_conditions_are_those_of_training[token]"
 FOLDED = CACHE + "test_prediction_after_a_commit_needs_no_cache[ctf]"
+PARTS = "tests/test_parts.py::"
+ELASTIC = PARTS + "test_a_tree_is_the_same_on_any_number_of_processes"
 GRAPHS = "tests/test_sampling_graphs.py::"
 CRASH = RESUME + "test_a_crash_changes_nothing[[20, 16, 28]]"
 
@@ -435,6 +445,16 @@ MUTANTS = [
         "memory is lent to two rollouts at once",
         lambda patch: patch.setattr(Lent, "lend", lambda self: copy.copy(self.empty)),
         (GRAPHS + "test_rollouts_side_by_side_have_their_own_memory",),
+    ),
+    Mutant(
+        "parts are summed as they come",
+        lambda patch: patch.setattr(TreeSum, "add", sum_as_they_come),
+        (PARTS + "test_a_tree_sums_neighbours_first", ELASTIC + "[(4,)]"),
+    ),
+    Mutant(
+        "processes sum in no fixed order",
+        lambda patch: patch.setattr(Distributed, "tree_sum", lambda self, value: self.all_reduce_mean(value)),
+        (ELASTIC + "[(4,)]", ELASTIC + "[(1, 2, 1)]"),
     ),
     Mutant(
         "the average never moves",
