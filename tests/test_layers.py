@@ -22,11 +22,12 @@ LAYERS: list[set[str]] = [  # from the bottom up; imports only point down
     {"experiments", "bench"},
     {"reproduce"},
     {"cli"},
+    {"selftest"},  # runs the commands
 ]
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 CORE = {"torch", "numpy", "einops", "safetensors"}
 FACADE = {"__init__", "__main__"}  # `import magi` and `python -m magi`: they name rooms, and live in none
-SHELL = {"cli"}  # where the libraries of the command line may be imported at the top
+SHELL = {"cli", "selftest"}  # where the libraries of the command line may be imported at the top
 
 FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted((ROOT / "magi").rglob("*.py"))}
 TREES = {name.removesuffix(".__init__"): ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}

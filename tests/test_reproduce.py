@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from magi.data.clips import Clips
 from magi.distributed import Distributed
 from magi.evaluation.uncertainty import Interval
 from magi.experiments.video import posterior_of
-from magi.locks import only_writer
 from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.report.studies import read_study
@@ -190,15 +187,3 @@ def test_a_model_of_another_run_is_refused(tmp_path: Path) -> None:
     workshop.train("mine", run)
     with pytest.raises(ValueError, match=r"mine\.json is of another run than this program's: .*lr"):
         workshop.train("mine", training(SMOKE, Recipe("mtf"), learning_rate=0.5))
-
-
-def test_a_folder_has_one_writer(tmp_path: Path) -> None:
-    """A second process is told, in one line; the first to end lets go."""
-    program = (
-        "import sys; from pathlib import Path; from magi.locks import only_writer\n"
-        f"with only_writer(Path({str(tmp_path)!r})): print('held', flush=True)"
-    )
-    with only_writer(tmp_path):
-        refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "is being written by another process" in refused.stderr and "held" not in refused.stdout
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "held\n"

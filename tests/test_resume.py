@@ -277,7 +277,7 @@ def test_the_release_is_of_the_newest_end(tmp_path: Path) -> None:
     assert long == extend(tmp_path / "long", 16) and long["model.safetensors"] != short["model.safetensors"]
     assert [json.loads(files["config.json"])["run"] for files in (short, long)] == [{"samples": 8}, {"samples": 16}]
     left = {path.name for path in (tmp_path / "extended").iterdir()}
-    assert left == {"release", "metrics.jsonl", *checkpoints(tmp_path / "extended")}
+    assert left == {".writer", "release", "metrics.jsonl", *checkpoints(tmp_path / "extended")}
 
 
 def test_a_release_changed_by_hand_is_kept(tmp_path: Path) -> None:

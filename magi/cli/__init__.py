@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("magi.cli.report", "make one page of results: claims, verdicts, tables, curves and films"),
     "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),
     "bench": ("magi.cli.bench", "measure how fast a model is on this machine"),
+    "selftest": ("magi.selftest.command", "provoke faults in real runs, and see that no work is lost"),
 }
 """Module, whose `main` takes the arguments after the verb and returns the exit code, and what it is for."""
 

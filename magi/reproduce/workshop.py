@@ -26,7 +26,6 @@ from magi.data.clips import BEYOND
 from magi.distributed import Distributed
 from magi.experiments.encoded_once import EncodedOnce
 from magi.experiments.video import VideoRun, preparation_of, train_video
-from magi.locks import only_writer
 from magi.model.config import Forcing
 from magi.reproduce.runs import Recipe, training, tuning
 from magi.reproduce.scale import Scale
@@ -95,8 +94,7 @@ class Workshop:
             start = time.perf_counter()
             run = replace(run, train=replace(run.train, cuda_graphs=self.graphs))
             source = self.clips(run) if run.data.kind == "world" else None
-            with only_writer(run_dir):
-                train_video(run, run_dir=run_dir, distributed=self.distributed, source=source)
+            train_video(run, run_dir=run_dir, distributed=self.distributed, source=source)
             seconds = time.perf_counter() - start
             self._record(known, run, load(release, device=self.distributed.device), run_dir, seconds)
         return load(release, device=self.distributed.device)

@@ -25,6 +25,7 @@ from magi import checkpoint
 from magi.choices import check_choices
 from magi.distributed import Distributed
 from magi.graphs import Inputs
+from magi.locks import only_writer
 from magi.seeds import generator
 from magi.training.ema import Ema
 from magi.training.gradients import Losses, check_parts, fast_gradient, tree_gradient
@@ -151,7 +152,27 @@ def train(
         Interrupted: a signal came; the state is saved.
         NonFiniteError: before the weights could be harmed.
         CheckpointError: the folder holds another run, or nothing intact.
+        ValueError: another process is training into it.
     """
+    with only_writer(run_dir) if distributed.is_first else nullcontext():
+        return _train(
+            model, batches, prepare=prepare, config=config, resolved=resolved, run_dir=run_dir,
+            distributed=distributed, evaluate=evaluate,
+        )  # fmt: skip
+
+
+def _train(
+    model: nn.Module,
+    batches: Callable[[int], Generator[Any, None, None]],
+    *,
+    prepare: Callable[[Any, int], Inputs],
+    config: TrainConfig,
+    resolved: Mapping[str, Any],
+    run_dir: Path,
+    distributed: Distributed,
+    evaluate: Evaluate | None,
+) -> TrainingState:
+    """`train`, in a folder that is this run's."""
     run_dir.mkdir(parents=True, exist_ok=True)
     model = model.to(distributed.device).train()
     ema = Ema(model, half_life_samples=config.ema_half_life, ramp=config.ema_ramp)
