@@ -194,6 +194,15 @@ def verify(directory: Path, *, sizes_only: bool = False) -> None:
         raise CheckpointError(f"{directory}: {'; '.join(problems)}")
 
 
+def steps(run_dir: Path) -> list[Path]:
+    """The directories of a run that are named as checkpoints, `step-XXXXXXXX`, newest first; whole or not."""
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        return []
+    numbered = [(int(match[1]), path) for path in run_dir.iterdir() if (match := STEP_NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
 def newest_valid(run_dir: Path) -> Path | None:
     """Return the newest `step-XXXXXXXX` in `run_dir` that verifies, or None if there is none at all.
 
@@ -203,7 +212,7 @@ def newest_valid(run_dir: Path) -> Path | None:
         CheckpointError: there are checkpoints and none verifies. To start from nothing would hide the loss of a run.
     """
     reasons = []
-    for directory in _steps(run_dir):
+    for directory in steps(run_dir):
         try:
             verify(directory)
         except CheckpointError as error:
@@ -225,10 +234,10 @@ def prune(run_dir: Path, keep: int) -> list[Path]:
     """
     if keep < 1:
         raise ValueError(f"prune must keep at least 1 checkpoint, got {keep}")
-    steps = _steps(run_dir)
-    if len(steps) <= keep:
+    found = steps(run_dir)
+    if len(found) <= keep:
         return []  # nothing can go: spare the reading
-    deleted = [directory for directory in steps if _is_valid(directory)][keep:]
+    deleted = [directory for directory in found if _is_valid(directory)][keep:]
     for directory in deleted:
         trash = directory.with_name(f"{TRASH}{directory.name}-{uuid.uuid4().hex[:12]}")
         os.rename(directory, trash)  # at once: half a deleted checkpoint must not look like a damaged one
@@ -301,15 +310,6 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     differences += [f"{path}: saved absent, now {now[path]!r}" for path in now if path not in before]
     common = [path for path in before if path in now and before[path] != now[path]]
     return differences + [f"{path}: saved {before[path]!r}, now {now[path]!r}" for path in common]
-
-
-def _steps(run_dir: Path) -> list[Path]:
-    """The directories named as checkpoints, newest first."""
-    run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        return []
-    numbered = [(int(match[1]), path) for path in run_dir.iterdir() if (match := STEP_NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(numbered, reverse=True)]
 
 
 def _is_valid(directory: Path) -> bool:

@@ -68,7 +68,8 @@ VERBS = (
     "demo", "train", "tokenizer train", "tokenizer audit", "tokenizer stats", "tokenizer convert", "encode",
     "data index", "data report", "world", "record", "sample", "evaluate", "info", "bench", "bench cache",
     "bench decode", "bench peer", "bench presets", "bench sampling", "bench stream", "bench training",
-    "report", "reproduce",
+    "report", "reproduce", "selftest", "checkpoint list", "checkpoint verify", "checkpoint export",
+    "checkpoint convert",
 )  # fmt: skip
 
 

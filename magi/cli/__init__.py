@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("magi.cli.evaluate", "measure how good a model's continuations are, frame by frame"),
     "reproduce": ("magi.cli.reproduce", "ask the questions of the paper again, in miniature"),
     "report": ("magi.cli.report", "make one page of results: claims, verdicts, tables, curves and films"),
+    "checkpoint": ("magi.cli.checkpoint", "list, verify and export what a training saved"),
     "info": ("magi.cli.info", "what a preset or a model costs: parameters, FLOPs, memory"),
     "bench": ("magi.cli.bench", "measure how fast a model is on this machine"),
     "selftest": ("magi.selftest.command", "provoke faults in real runs, and see that no work is lost"),
