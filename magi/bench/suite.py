@@ -15,6 +15,7 @@ import json
 import math
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from magi.bench.measure import machine, now
+from magi.bench.memory import measure_memory
 from magi.bench.sampling import Rollout, UncachedMagi, race
 from magi.bench.training import measure_training
 from magi.data.world import World, WorldConfig
@@ -59,13 +61,20 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def checks(device: torch.device) -> Iterator[Check]:
-    """Everything that is compared with the CPU, in rising order of what it takes to be right."""
+    """Everything that is compared with the CPU, in rising order of what it takes to be right. A comparison that breaks
+    off is one that fails, and the others go on."""
+    groups: list[Iterator[Check]] = []
     for forcing in ("ctf", "mtf"):
-        yield from training_checks(replace(CHECKED, forcing=forcing), device)
-        if device.type == "cuda":
-            yield from graph_checks(replace(CHECKED, forcing=forcing), device)
-    yield from sampling_checks(device)
-    yield from pixel_checks(device)
+        config = replace(CHECKED, forcing=forcing)
+        groups += [training_checks(config, device)]
+        groups += [graph_checks(config, device)] if device.type == "cuda" else []
+    groups += [sampling_checks(head, device) for head in (HeadConfig(width=128), HeadConfig(kind="flow", width=128))]
+    for group in [*groups, pixel_checks(device)]:
+        try:
+            yield from group
+        except RuntimeError as error:
+            traceback.print_exc()
+            yield f"broke off: {str(error).splitlines()[0]}", math.inf, 0.0
 
 
 def training_checks(config: MagiConfig, device: torch.device) -> Iterator[Check]:
@@ -135,25 +144,22 @@ def latents(config: MagiConfig, count: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def sampling_checks(device: torch.device) -> Iterator[Check]:
+def sampling_checks(head: HeadConfig, device: torch.device) -> Iterator[Check]:
     """Whole videos under the noise contract: device, cache and batch size change nothing but rounding."""
-    counted = replace(STEPS, noise_source="device")
-    for head in (HeadConfig(width=128), HeadConfig(kind="flow", width=128)):
-        config = replace(CHECKED, head=head)
-        exact = trained_a_little(config).double().eval()
-        expected, expected_counted = video(exact, [5]), video(exact, [5], counted)
-        on_device = exact.to(device)
-        yield f"{head.kind} head, video, float64", relative(video(on_device, [5]), expected), 1e-9
-        beside = video(on_device, [4, 5, 6])[1:2]
-        yield f"{head.kind} head, video among three, float64", relative(beside, expected), 1e-9
-        uncached = UncachedMagi(on_device).eval()
-        yield f"{head.kind} head, video without a cache, float64", relative(video(uncached, [5]), expected), 1e-9
-        if device.type == "cuda":
-            yield from replayed_checks(on_device, f"{head.kind} head")
-        there = video(on_device, [5], counted)
-        yield f"{head.kind} head, video from the device's own noise", relative(there, expected_counted), 1e-4
-        single = on_device.float()
-        yield f"{head.kind} head, first frame, float32", relative(video(single, [5])[:, :1], expected[:, :1]), 1e-4
+    counted, name = replace(STEPS, noise_source="device"), f"{head.kind} head"
+    exact = trained_a_little(replace(CHECKED, head=head)).double().eval()
+    expected, expected_counted = video(exact, [5]), video(exact, [5], counted)
+    on_device = exact.to(device)
+    yield f"{name}, video, float64", relative(video(on_device, [5]), expected), 1e-9
+    yield f"{name}, video among three, float64", relative(video(on_device, [4, 5, 6])[1:2], expected), 1e-9
+    uncached = UncachedMagi(on_device).eval()
+    yield f"{name}, video without a cache, float64", relative(video(uncached, [5]), expected), 1e-9
+    there = video(on_device, [5], counted)
+    yield f"{name}, video from the device's own noise", relative(there, expected_counted), 1e-4
+    if device.type == "cuda":
+        yield from replayed_checks(on_device, name)
+    single = on_device.float()
+    yield f"{name}, first frame, float32", relative(video(single, [5])[:, :1], expected[:, :1]), 1e-4
 
 
 def replayed_checks(model: Magi, name: str) -> Iterator[Check]:
@@ -210,6 +216,11 @@ def speeds(device: torch.device, *, small: bool) -> dict[str, Any]:
         measure = partial(measure_training, model, batch=batch, repeats=3, device=device)
         say(f"training {name} {forcing}, batch {batch}", attempt(measure))
         del model, measure
+    planned = [("tiny", 64, False)] if small else [("tiny", 64, False), ("base", 4, False), ("base", 4, True)]
+    planned += [] if small else [("xl", 1, False), ("xl", 2, False), ("xl", 4, True)]
+    for name, batch, again in planned if device.type == "cuda" else []:
+        measured = partial(measure_memory, PRESETS[name], batch=batch, checkpointed=again, device=device)
+        say(f"memory to train {name}, batch {batch}{', blocks checkpointed' if again else ''}", attempt(measured))
     sampled = [("tiny", SampleConfig(mask_steps=16)), *([] if small else [("xl", SampleConfig(mask_steps=4))])]
     for name, settings in sampled:
         model = made_on(device, PRESETS[name]).eval().requires_grad_(False)
@@ -262,7 +273,9 @@ def attempt(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What is measured, or why it cannot be: a device that is too small says so without ending the suite."""
     try:
         return measure()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError):
+            traceback.print_exc()
         return {"failed": str(error).splitlines()[0]}
 
 

@@ -47,14 +47,15 @@ class TrainingStep:
     """Whole optimizer steps, from the draws to the updated weights, on latents that are already there.
 
     Args:
-        model: is copied.
+        model: to train.
         batch: clips.
         device: where it is.
+        copied: whether a copy is trained, and the model stays what it was.
     """
 
-    def __init__(self, model: Magi, *, batch: int, device: torch.device) -> None:
+    def __init__(self, model: Magi, *, batch: int, device: torch.device, copied: bool = True) -> None:
         config = model.config
-        self.model = deepcopy(model).train().requires_grad_(True)
+        self.model = (deepcopy(model) if copied else model).train().requires_grad_(True)
         self.batch, self.device, self.optim = batch, device, OptimConfig()
         self.optimizer = build_optimizer(self.model, self.optim)
         shape = (config.num_frames, config.latent_channels, config.latent_height, config.latent_width)
