@@ -83,14 +83,14 @@ class Recorder:
         return Recording(graph, leaves(own), outputs, kept)
 
 
-def check_device(device: torch.device, setting: str = "cuda_graphs") -> None:
-    """Refuse a setting that is for CUDA alone.
+def check_device(device: torch.device) -> None:
+    """Refuse graphs where there is no CUDA.
 
     Raises:
         ValueError: the device is another.
     """
     if device.type != "cuda":
-        raise ValueError(f"{setting} needs a CUDA device; the model is on {device.type}: leave it off there")
+        raise ValueError(f"cuda_graphs needs a CUDA device; the model is on {device.type}: leave it off there")
 
 
 def fill(kept: Sequence[Tensor], given: Sequence[Tensor]) -> None:

@@ -16,7 +16,7 @@ from magi.bench import model_rows, run
 from magi.bench.compare import Earlier, differences, ratios, read_earlier, told_likeness
 from magi.bench.decoding import rows as decoding_rows
 from magi.bench.measure import Spread
-from magi.bench.measured import MEASURED
+from magi.bench.measured import MEASURED, RECORDED, SUITE_H100
 from magi.bench.outcome import described
 from magi.bench.presets import run_presets_bench
 from magi.bench.roofline import Peaks, fastest, frame_possible, frame_shares, measure_peaks
@@ -94,6 +94,10 @@ def test_measurements_are_those_of_the_results() -> None:
             entry = speed[f"sampling xl, {frame.mask_steps} x {frame.head_steps}, batch {frame.batch}"]
             for part in ("total", "transformer", "head"):
                 assert getattr(frame, part) == pytest.approx(sum(entry[part]) / len(entry[part]), rel=1e-5)
+    speed = json.loads((ROOT / SUITE_H100).read_text())["speed"]
+    for batch, seconds in RECORDED["h100"].items():
+        entry = speed[f"ms per latent frame, xl, torch.bfloat16, 64 x 100, batch {batch}, in graphs"]
+        assert seconds == pytest.approx(entry["second"][-1] * batch / 1e3, rel=1e-5)
     alone = MEASURED["h200"][0]
     assert alone.transformer_pass == pytest.approx(0.0274, abs=1e-4)
     assert alone.denoising_step == pytest.approx(0.00056, abs=1e-5)

@@ -9,8 +9,7 @@ the first. So a number missing from the key, or a count that a replay would not 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -29,9 +28,8 @@ from magi.sampling.config import SampleConfig
 from magi.sampling.graphs import GraphedMagi, graphed
 from magi.sampling.noise import SampleNoise
 from magi.sampling.rollout import generate
-from magi.sampling.together import joined
 from tests.test_graphs import META, Crossings
-from tests.toys import error, random_latents, tiny, trained_looking
+from tests.toys import random_latents, tiny, trained_looking
 
 QUICK = SampleConfig(mask_steps=3, head_steps=4, solver="ddpm")
 
@@ -216,80 +214,24 @@ def second(run: Callable[[], object]) -> list[str]:
 
 def test_the_suite_can_run_what_it_will_run_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its comparison of graphs with plain sampling, rehearsed; and it would see a graph that forgets its inputs."""
-    models: dict[tuple[int, int], GraphedMagi] = {}
-    monkeypatch.setattr(rollout, "check_device", lambda *_: None)
-    monkeypatch.setattr(rollout, "overlapping", lambda parts, _device: joined(parts))
-    monkeypatch.setattr(
-        rollout,
-        "graphed",
-        lambda model, lane: models.setdefault((id(model), lane), GraphedMagi(model, Rehearsal())),
-    )
+    models: dict[int, GraphedMagi] = {}
+    monkeypatch.setattr(rollout, "check_device", lambda _device: None)
+    monkeypatch.setattr(rollout, "graphed", lambda model: models.setdefault(id(model), GraphedMagi(model, Rehearsal())))
     model = trained_looking(tiny())
-    assert all(error <= bound for _, error, bound in suite.replayed_checks(model, ""))
-    assert len(models) == 2
+    assert all(off <= bound for _, off, bound in suite.replayed_checks(model, ""))
+    assert len(models) == 1
     told = suite.pace(model, replace(QUICK, cuda_graphs=True), batch=2)
     assert all(len(told[turn]) == suite.SPEED_FRAMES and min(told[turn]) > 0 for turn in ("first", "second"))
     monkeypatch.setattr(graphs, "fill", lambda kept, given: None)
-    found = [error for _, error, _ in suite.replayed_checks(model, "")]
+    found = [off for _, off, _ in suite.replayed_checks(model, "")]
     assert min(found) > 1e-3
-
-
-class Lane:
-    """Stands for a CUDA stream: notes what it waits for."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.waits = name, list[str]()
-
-    def wait_stream(self, other: Lane) -> None:
-        self.waits.append(other.name)
-
-
-@pytest.mark.parametrize("recorded", [False, True])
-def test_halves_are_the_whole(recorded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an odd number of videos, each with its own context, interval and seed, in two lanes that share no graphs; a
-    frame waits for both lanes, and both for what they are given."""
-    main, lanes = Lane("main"), list[Lane]()
-    running = [main]
-
-    @contextmanager
-    def entered(lane: Lane) -> Iterator[None]:
-        running.append(lane)
-        yield
-        running.pop()
-
-    def opened(_device: torch.device) -> Lane:
-        lanes.append(Lane(f"lane {len(lanes)}"))
-        return lanes[-1]
-
-    monkeypatch.setattr(torch.cuda, "Stream", opened)
-    monkeypatch.setattr(torch.cuda, "stream", entered)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: running[-1])
-    monkeypatch.setattr(Tensor, "record_stream", lambda _tensor, stream: stream.waits.append("read"))
-    monkeypatch.setattr(rollout, "check_device", lambda *_: None)
-    models: dict[int, GraphedMagi] = {}
-    monkeypatch.setattr(
-        rollout, "graphed", lambda model, lane: models.setdefault(lane, GraphedMagi(model, Rehearsal()))
-    )
-    model = trained_looking(tiny())
-    found = videos(model, [1, 2, 3], halves=True, frames=3, cuda_graphs=recorded)
-    assert error(found, videos(model, [1, 2, 3], frames=3)) < 1e-12
-    assert [lane.waits for lane in lanes] == [["main"], ["main"]]
-    assert main.waits == ["lane 0", "read", "lane 1", "read"] * 3
-    assert len(models) == (2 if recorded else 0)
-    lanes.clear()
-    videos(model, [1], halves=True, frames=1)
-    assert not lanes
 
 
 def test_graphs_are_refused_on_a_cpu() -> None:
     """At once, before a frame is asked for."""
     model = trained_looking(tiny())
-    settings: list[dict[str, Any]] = [{"cuda_graphs": True}, {"cuda_graphs": True, "deterministic": True}]
-    for asked in [*settings, {"halves": True}]:
-        name = next(iter(asked))
-        with pytest.raises(ValueError, match=rf"{name} needs a CUDA device; the model is on cpu: leave it off"):
-            generate(model, None, num_frames=1, seeds=[1, 2], settings=replace(QUICK, **asked))
-    with pytest.raises(ValueError, match="one video at a time and halves make two batches; choose one"):
-        replace(QUICK, halves=True, deterministic=True)
+    for asked in (replace(QUICK, cuda_graphs=True), replace(QUICK, cuda_graphs=True, deterministic=True)):
+        with pytest.raises(ValueError, match="cuda_graphs needs a CUDA device; the model is on cpu: leave it off"):
+            generate(model, None, num_frames=1, seeds=[1, 2], settings=asked)
     with pytest.raises(ValueError, match="needs a CUDA device"):
         graphed(model)

@@ -46,11 +46,23 @@ class MeasuredFrame:
 
 
 SUITE = "results/gpu/suite-h200-2026-11-26.json"
+SUITE_H100 = "results/gpu/suite-h100-2026-11-27.json"
 
 MEASURED: dict[str, tuple[MeasuredFrame, ...]] = {
     "h200": (
         MeasuredFrame(SUITE, PRESETS["xl"], "fp32", 1, 4, 100, total=0.396315, transformer=0.137149, head=0.222853),
         MeasuredFrame(SUITE, PRESETS["xl"], "fp32", 8, 4, 100, total=1.234918, transformer=0.645016, head=0.320993),
-    )
+    ),
+    "h100": (
+        MeasuredFrame(
+            SUITE_H100, PRESETS["xl"], "fp32", 1, 4, 100, total=0.316430, transformer=0.119048, head=0.192017
+        ),
+        MeasuredFrame(
+            SUITE_H100, PRESETS["xl"], "fp32", 8, 4, 100, total=0.907886, transformer=0.582871, head=0.316904
+        ),
+    ),
 }
-"""By GPU: means of two frames, the code not yet optimised for a GPU."""
+"""By GPU: means of two frames, kernels started one by one."""
+
+RECORDED: dict[str, dict[int, float]] = {"h100": {1: 0.777014, 64: 9.643233}}
+"""By GPU and batch: seconds of the third frame of "xl", 64 x 100, backbone in bfloat16, in graphs recorded before."""

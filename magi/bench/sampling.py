@@ -107,7 +107,8 @@ class UncachedMagi(Magi):
 def race(rollouts: Mapping[str, Rollout], *, frames: int) -> dict[str, list[FrameTime]]:
     """Generate videos from nothing, all rollouts in turn frame by frame, and time every frame.
 
-    From the second frame on, a frame's time includes committing the one before it.
+    On CUDA kernels are started one by one: in a graph no part could be told from another. From the second frame on, a
+    frame's time includes committing the one before it.
     """
     models = {id(rollout.model): rollout.model for rollout in rollouts.values()}
     heads = {id(model.head): model.head for model in models.values()}
@@ -117,7 +118,9 @@ def race(rollouts: Mapping[str, Rollout], *, frames: int) -> dict[str, list[Fram
     }
     device = next(iter(models.values())).head_position.device
     videos = {
-        name: generate(r.model, None, num_frames=frames, seeds=range(r.batch), settings=r.settings)
+        name: generate(
+            r.model, None, num_frames=frames, seeds=range(r.batch), settings=replace(r.settings, cuda_graphs=False)
+        )
         for name, r in rollouts.items()
     }
     times: dict[str, list[FrameTime]] = {name: [] for name in rollouts}

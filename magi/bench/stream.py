@@ -117,9 +117,7 @@ def measure_head(width: int, *, rows: int, effort: Effort) -> dict[str, Any]:
 
 def rows_of(report: Mapping[str, Any]) -> list[Row]:
     """The lines of the table."""
-    streams = [
-        measured(f"frames per second, {name}", summary) for name, summary in report["frames_per_second"].items()
-    ]
+    streams = [measured(f"frames per second, {name}", summary) for name, summary in report["frames_per_second"].items()]
     steps = [
         measured(f"us per denoising step, width {row['width']}, rows {row['rows']}, {code}", row[code])
         for row in report["denoising_step"]

@@ -45,7 +45,8 @@ from magi.training.graphs import Compute
 from magi.training.loop import TrainConfig, step_of
 
 CHECKED = replace(PRESETS["tiny"], num_frames=5, head=HeadConfig(width=128))
-STEPS = SampleConfig(mask_steps=4, head_steps=8)
+# NumPy's noise: the device's own is float32, and its sines differ in the last digit from one device to another
+STEPS = SampleConfig(mask_steps=4, head_steps=8, noise_source="cpu", cuda_graphs=False)
 FRAMES = 6  # of a generated video: past the trained length, so that positions are interpolated
 SPEED_FRAMES = 3
 
@@ -170,9 +171,8 @@ def replayed_checks(model: Magi, name: str) -> Iterator[Check]:
     for what, seeds, how in (
         ("recorded", [5], settings), ("replayed", [6], settings),
         ("recorded, window and noise", [5, 6], moved), ("replayed, window and noise", [7, 8], moved),
-        ("two halves", [5, 6, 7], replace(settings, halves=True)),
     ):  # fmt: skip
-        plain = video(model, seeds, replace(how, cuda_graphs=False, halves=False))
+        plain = video(model, seeds, replace(how, cuda_graphs=False))
         yield f"{name}, video in graphs, {what}", relative(video(model, seeds, how), plain), 1e-9
 
 
@@ -221,7 +221,8 @@ def speeds(device: torch.device, *, small: bool) -> dict[str, Any]:
     for name, batch, again in planned if device.type == "cuda" else []:
         measured = partial(measure_memory, PRESETS[name], batch=batch, checkpointed=again, device=device)
         say(f"memory to train {name}, batch {batch}{', blocks checkpointed' if again else ''}", attempt(measured))
-    sampled = [("tiny", SampleConfig(mask_steps=16)), *([] if small else [("xl", SampleConfig(mask_steps=4))])]
+    sampled = [("tiny", SampleConfig(mask_steps=16, cuda_graphs=False))]
+    sampled += [] if small else [("xl", SampleConfig(mask_steps=4, cuda_graphs=False))]
     for name, settings in sampled:
         model = made_on(device, PRESETS[name]).eval().requires_grad_(False)
         for batch in (1, 8):
@@ -240,10 +241,6 @@ def speeds(device: torch.device, *, small: bool) -> dict[str, Any]:
                 how = "in graphs" if graphs else "launched one by one"
                 what = f"ms per latent frame, {name}, {backbone}, 64 x 100, batch {batch}, {how}"
                 say(what, attempt(partial(pace, model, settings, batch=batch)))
-            if batch > 1:
-                halves = SampleConfig(cuda_graphs=True, noise_source="device", halves=True)
-                what = f"ms per latent frame, {name}, {backbone}, 64 x 100, batch {batch}, in graphs, two halves"
-                say(what, attempt(partial(pace, model, halves, batch=batch)))
             del model
     return found
 

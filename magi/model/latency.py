@@ -31,8 +31,11 @@ class Ceilings:
     launch_seconds: float  # to start a kernel from the host
 
 
-CEILINGS: dict[str, Ceilings] = {"h200": Ceilings(790e12, 4.3e12, 1e-6, 1.5e-6, 5.5e-6)}
-"""Of the H200 the first two were measured, on plain products and copies; the others are assumed."""
+CEILINGS: dict[str, Ceilings] = {
+    "h200": Ceilings(790e12, 4.3e12, 1e-6, 1.5e-6, 5.5e-6),
+    "h100": Ceilings(798e12, 3.0e12, 1e-6, 1.5e-6, 5.5e-6),
+}
+"""The first two were measured, on plain products and copies; the others are assumed."""
 
 
 @dataclass(frozen=True)

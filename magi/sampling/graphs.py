@@ -27,22 +27,20 @@ from magi.model.head import DiffusionHead
 from magi.model.magi import Finished, Magi
 
 MOST = 4096  # graphs: of a hundred frames in 64 steps over 256 tokens there are 807
-_graphed: WeakKeyDictionary[Magi, dict[int, GraphedMagi]] = WeakKeyDictionary()
+_graphed: WeakKeyDictionary[Magi, GraphedMagi] = WeakKeyDictionary()
 
 
-def graphed(model: Magi, lane: int = 0) -> GraphedMagi:
-    """The model, in graphs: those of earlier calls, unless its parameters have moved since. Lanes share none, and so
-    may run at the same time.
+def graphed(model: Magi) -> GraphedMagi:
+    """The model, in graphs: those of earlier calls, unless its parameters have moved since.
 
     Raises:
         ValueError: it is not on a CUDA device.
     """
     check_device(model.head_position.device)
     places = tuple(parameter.data_ptr() for parameter in model.parameters())
-    lanes = _graphed.setdefault(model, {})
-    if lane not in lanes or lanes[lane].places != places:
-        lanes[lane] = GraphedMagi(model, Recorder(most=MOST), places)
-    return lanes[lane]
+    if model not in _graphed or _graphed[model].places != places:
+        _graphed[model] = GraphedMagi(model, Recorder(most=MOST), places)
+    return _graphed[model]
 
 
 class Lent:

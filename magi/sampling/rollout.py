@@ -28,7 +28,6 @@ from magi.sampling.frame import sample_frame
 from magi.sampling.graphs import graphed
 from magi.sampling.noise import SampleNoise
 from magi.sampling.past import Past
-from magi.sampling.together import joined, overlapping
 
 
 def generate(
@@ -60,26 +59,22 @@ def generate(
     settings = settings or SampleConfig()
     intervals = _check(model, context, num_frames, seeds, interval)
     _check_settings(model, settings)
+    network = graphed(model) if in_graphs(model, settings) else model
+    each = [slice(b, b + 1) for b in range(len(seeds))] if settings.deterministic else [slice(None)]
     parts = [
         _frames(
-            graphed(model, lane) if settings.cuda_graphs else model,
-            None if context is None else context[part],
+            network, None if context is None else context[part],
             num_frames=num_frames, seeds=seeds[part], intervals=intervals[part], settings=settings,
         )
-        for part, lane in _parts(len(seeds), settings)
+        for part in each
     ]  # fmt: skip
-    if len(parts) == 1:
-        return parts[0]
-    return overlapping(parts, model.head_position.device) if settings.halves else joined(parts)
+    return parts[0] if len(parts) == 1 else (torch.cat(frames) for frames in zip(*parts, strict=True))
 
 
-def _parts(videos: int, settings: SampleConfig) -> list[tuple[slice, int]]:
-    """Which videos are made together, and in which lane: two lanes run at the same time."""
-    if settings.deterministic:
-        return [(slice(b, b + 1), 0) for b in range(videos)]
-    if settings.halves and videos > 1:
-        return [(slice(videos // 2), 0), (slice(videos // 2, None), 1)]
-    return [(slice(None), 0)]
+def in_graphs(model: Magi, settings: SampleConfig) -> bool:
+    """Whether what is launched is recorded."""
+    on_cuda = model.head_position.device.type == "cuda"
+    return on_cuda if settings.cuda_graphs is None else settings.cuda_graphs
 
 
 @torch.no_grad()
@@ -160,9 +155,8 @@ def _check_settings(model: Magi, settings: SampleConfig) -> None:
     elif settings.spacing is not None:
         raise ValueError(f"spacing is {settings.spacing!r}; a flow head takes uniform steps, leave it None")
     noise_bucket(config, settings.observation_noise)
-    for name in ("cuda_graphs", "halves"):
-        if getattr(settings, name):
-            check_device(model.head_position.device, name)
+    if settings.cuda_graphs:
+        check_device(model.head_position.device)
     if settings.compiled_head:
         weight = model.head.output.linear.weight
         compiled(weight.dtype, weight.device)
