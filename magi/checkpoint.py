@@ -16,6 +16,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -29,6 +30,7 @@ Config = TypeVar("Config")
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 TEMPORARY, TRASH = ".tmp-", ".trash-"
+PART = ".part-{}.json"  # in a checkpoint that is being written: the files of a part, with size and SHA-256
 
 STEP_NAME = re.compile(r"step-(\d{8,})")
 # One or more plain names: nothing hidden, absolute or climbing out of the directory, whoever wrote the manifest.
@@ -66,33 +68,74 @@ def save(directory: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents
         ValueError: a name is not a plain relative path, or its ending is unknown.
     """
     directory = Path(directory)
-    if directory.exists():
-        raise CheckpointError(f"{directory} already exists and is never overwritten; delete it or save elsewhere")
-    texts = {_checked_name(name): _document_text(name, content) for name, content in documents.items()}
-    stems = {stem: _checked_name(f"{stem}.safetensors") for stem in tensors}
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(tensor.nbytes for state in tensors.values() for tensor in state.values())
-    free = shutil.disk_usage(directory.parent).free
-    if free < needed:
-        raise CheckpointError(f"{directory}: the checkpoint needs {needed:,} bytes and the disk has {free:,} free")
-
+    refuse_existing(directory)
     temporary = directory.parent / f"{TEMPORARY}{directory.name}-{uuid.uuid4().hex[:12]}"
     try:
-        temporary.mkdir()
-        for stem, state in tensors.items():
-            _write_tensors(temporary / stems[stem], state)
-        for name, text in texts.items():
-            _write_text(temporary / name, text)
-        files = {name: _fingerprint(temporary / name) for name in _file_names(temporary)}
-        manifest = {"format": FORMAT_VERSION, "files": files}
-        _write_text(temporary / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
-        for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
-            _flush(folder)
-        _flush(temporary)
-        os.rename(temporary, directory)
-        _flush(directory.parent)
+        write_part(temporary, tensors, documents)
+        commit(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # does nothing after the rename; frees the disk after an error
+
+
+def refuse_existing(directory: Path) -> None:
+    """Raises:
+    CheckpointError: there is something of this name, which is never overwritten.
+    """
+    if directory.exists():
+        raise CheckpointError(f"{directory} already exists and is never overwritten; delete it or save elsewhere")
+
+
+def write_part(
+    temporary: Path, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any], *, part: int = 0
+) -> None:
+    """Write some of the files of a checkpoint, onto the disk; several processes may each write a part at once.
+
+    Args:
+        temporary: where the checkpoint is put together, beside where it will be; made if it is not there.
+        tensors: as for `save`.
+        documents: as for `save`.
+        part: its number. What it consists of is noted in the folder, for `commit`.
+
+    Raises:
+        CheckpointError: the disk has no room.
+        ValueError: as `save`.
+    """
+    texts = {_checked_name(name): _document_text(name, content) for name, content in documents.items()}
+    stems = {stem: _checked_name(f"{stem}.safetensors") for stem in tensors}
+    temporary.mkdir(parents=True, exist_ok=True)
+    needed = sum(tensor.nbytes for state in tensors.values() for tensor in state.values())
+    free = shutil.disk_usage(temporary).free
+    if free < needed:
+        raise CheckpointError(f"{temporary}: the checkpoint needs {needed:,} bytes and the disk has {free:,} free")
+    for stem, state in tensors.items():
+        _write_tensors(temporary / stems[stem], state)
+    for name, text in texts.items():
+        _write_text(temporary / name, text)
+    files = {name: _fingerprint(temporary / name) for name in (*stems.values(), *texts)}
+    (temporary / PART.format(part)).write_text(json.dumps(files), encoding="utf-8")  # gone before the rename
+
+
+def commit(temporary: Path, directory: Path, *, parts: int = 1) -> None:
+    """Make a checkpoint of the parts that were written: the manifest, and the name that says that it is whole.
+
+    Raises:
+        CheckpointError: `directory` exists, or a part is missing.
+    """
+    refuse_existing(directory)
+    notes = [temporary / PART.format(part) for part in range(parts)]
+    missing = [part for part, note in enumerate(notes) if not note.is_file()]
+    if missing:
+        raise CheckpointError(f"{directory}: parts {missing} of {parts} were not written to {temporary}")
+    files = {name: entry for note in notes for name, entry in json.loads(note.read_text(encoding="utf-8")).items()}
+    manifest = {"format": FORMAT_VERSION, "files": dict(sorted(files.items()))}
+    _write_text(temporary / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True))
+    for note in notes:
+        note.unlink()
+    for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
+        _flush(folder)
+    _flush(temporary)
+    os.rename(temporary, directory)
+    _flush(directory.parent)
 
 
 def _checked_name(name: str) -> str:
@@ -194,6 +237,23 @@ def verify(directory: Path, *, sizes_only: bool = False) -> None:
         raise CheckpointError(f"{directory}: {'; '.join(problems)}")
 
 
+def step_directory(run_dir: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return run_dir / f"step-{step:08d}"
+
+
+def step_of(directory: Path) -> int:
+    """The number in the name of a checkpoint.
+
+    Raises:
+        ValueError: it is not named as one.
+    """
+    match = STEP_NAME.fullmatch(directory.name)
+    if match is None:
+        raise ValueError(f"{directory} is not named as a checkpoint (step-XXXXXXXX)")
+    return int(match[1])
+
+
 def steps(run_dir: Path) -> list[Path]:
     """The directories of a run that are named as checkpoints, `step-XXXXXXXX`, newest first; whole or not."""
     run_dir = Path(run_dir)
@@ -252,34 +312,50 @@ def sweep(run_dir: Path) -> None:
             shutil.rmtree(path)
 
 
-def load_tensors(directory: Path, stem: str, expected: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Return the tensors of `<stem>.safetensors`, on the CPU. The bytes are not hashed here: that is `verify`.
+def load_tensors(
+    directory: Path,
+    stem: str,
+    expected: Mapping[str, Tensor] | None,
+    *,
+    rows: Mapping[str, slice] | None = None,
+) -> dict[str, Tensor]:
+    """Return the tensors of `<stem>.safetensors`, or of all its parts, on the CPU. The bytes are not hashed here: that
+    is `verify`.
 
     Args:
         directory: the checkpoint.
-        stem: as given to `save`.
+        stem: as given to `save`; of parts, what they have in common (`part_stem`).
         expected: what names, shapes and types to accept, such as a `state_dict()`; its values are not read. They are
             compared with the file's header before any tensor is read. None accepts whatever is there.
+        rows: of these tensors only these rows are read.
 
     Raises:
         CheckpointError: the file is missing or malformed, or does not fit; all differences are listed.
     """
     path = Path(directory) / f"{stem}.safetensors"
-    if not path.is_file():
+    paths = [path] if path.is_file() else sorted(path.parent.glob(f"{path.stem}-?????-of-?????.safetensors"))
+    if not paths:
         raise CheckpointError(f"{path} is missing")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            header = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-            saved = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in header.items()}
+        with ExitStack() as opened:
+            files = [opened.enter_context(safe_open(each, framework="pt", device="cpu")) for each in paths]
+            parts = {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118, no dict
+            saved = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
             if expected is not None:
                 differences = _schema_differences(saved, expected)
                 if differences:
                     raise CheckpointError(
                         f"{path} does not fit, {len(differences)} differences: {'; '.join(differences)}"
                     )
-            return {name: file.get_tensor(name) for name in saved}
+            some, whole = rows or {}, slice(None)
+            return {name: part[some.get(name, whole)] if saved[name][1] else part[...] for name, part in parts.items()}
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a valid safetensors file: {error}") from error
+
+
+def part_stem(stem: str, part: int, parts: int) -> str:
+    """What a part of the tensors of a stem is called."""
+    return f"{stem}-{part:05d}-of-{parts:05d}"
 
 
 def read_config(kind: Callable[..., Config], data: Mapping[str, Any]) -> Config:

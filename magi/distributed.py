@@ -29,6 +29,8 @@ class Distributed:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    local_world_size: int = 1
+    """Processes on this machine."""
     device: torch.device = torch.device("cpu")  # noqa: RUF009, a device is a value
 
     @property
@@ -67,9 +69,22 @@ class Distributed:
 
     def any(self, condition: bool) -> bool:
         """Return whether `condition` holds in at least one process."""
+        return self.each_any(condition)[0]
+
+    def each_any(self, *conditions: bool) -> tuple[bool, ...]:
+        """Return of each condition whether it holds in at least one process, with one message for all."""
         if self.world_size == 1:
-            return condition
-        return bool(self.all_reduce_max(torch.tensor(int(condition), device=self.device)))
+            return conditions
+        found = self.all_reduce_max(torch.tensor([int(condition) for condition in conditions], device=self.device))
+        return tuple(bool(value) for value in found.tolist())
+
+    def from_first(self, number: int) -> int:
+        """Return the number that the first process has."""
+        if self.world_size == 1:
+            return number
+        told = torch.tensor(number, device=self.device)
+        group.broadcast(told, 0)
+        return int(told)
 
     def barrier(self) -> None:
         """Wait until every process is here."""
@@ -116,6 +131,7 @@ def initialise(device: Device = "auto") -> Distributed:
     if world_size == 1:
         return Distributed(device=chosen)
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
     if chosen.type == "mps":
         raise ValueError(
             f"device mps serves one process, but WORLD_SIZE is {world_size}; use --device cpu or one process"
@@ -130,7 +146,7 @@ def initialise(device: Device = "auto") -> Distributed:
         group.init_process_group("nccl", timeout=TIMEOUT, device_id=chosen)
     else:
         group.init_process_group("gloo", timeout=TIMEOUT)
-    return Distributed(rank, world_size, local_rank, chosen)
+    return Distributed(rank, world_size, local_rank, local_world_size, chosen)
 
 
 @contextmanager

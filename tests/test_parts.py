@@ -39,12 +39,17 @@ def continue_as(rank: int, port: int, size: int, folder: str, at: int) -> None:
             here.barrier()
 
 
-def in_processes(size: int, folder: Path, at: int = 1 << 30) -> None:
-    """Start or resume the elastic run on so many processes."""
+def free_port() -> int:
+    """A port that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (port, size, str(folder), at)
+        port: int = free.getsockname()[1]
+        return port
+
+
+def in_processes(size: int, folder: Path, at: int = 1 << 30) -> None:
+    """Start or resume the elastic run on so many processes."""
+    arguments = (free_port(), size, str(folder), at)
     torch.multiprocessing.start_processes(continue_as, arguments, nprocs=size, start_method="fork")
 
 

@@ -26,6 +26,7 @@ from magi.tokenizers.store import save_autoencoder
 from magi.training import optim
 from magi.training.ema import Ema
 from magi.training.loop import Interrupted, TrainConfig
+from magi.training.saving import Saver
 from magi.training.state import TrainingState
 from tests.toy_runs import (
     MODEL,
@@ -160,7 +161,10 @@ def test_what_decides_no_weight_may_change(tmp_path: Path) -> None:
     saved = {"train": asdict(RUN), "sample": {"head_steps": 100}, "watch_clips": 4, "data": {"folder": folder}}
     model = Magi(MODEL)
     state = TrainingState(model, Ema(model, half_life_samples=1), optim.build_optimizer(model, RUN.optim))
-    directory = state.save(tmp_path, saved)
+    saver = Saver(tmp_path, saved, Distributed(), keep=1)
+    saver.begin(state)
+    saver.finish()
+    (directory,) = tmp_path.glob("step-*")
     other = {"path": "moved", "cache_mb": 1, "max_bad_fraction": 0.5, "isolate": False, "seed": 0}
     state.load(directory, {**saved, "sample": {"head_steps": 9}, "watch_clips": 0, "data": {"folder": other}})
     with pytest.raises(CheckpointError, match=r"data\.folder\.seed: saved 0, now 1\. "):

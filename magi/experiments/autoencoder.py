@@ -98,7 +98,7 @@ def train_autoencoder(run: AutoencoderRun, *, run_dir: Path, distributed: Distri
         distributed=distributed,
         evaluate=evaluate,
     )
-    averaged = state.ema.model
+    averaged = state.ema.whole()
     assert isinstance(averaged, KlAutoencoder)
     averaged.measure_statistics(to_pixels(clips.to(distributed.device)) for clips in held(WATCHED, MEASURED))
     if distributed.is_first:

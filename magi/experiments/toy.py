@@ -96,7 +96,7 @@ def train_toy(
         distributed=distributed,
         evaluate=evaluate,
     )
-    spent, averaged = time.perf_counter() - start, state.ema.model
+    spent, averaged = time.perf_counter() - start, state.ema.whole()
     assert isinstance(averaged, Magi)
     save_release(
         run_dir / "release", Release(averaged, tokenizer, settings), card=f"# A toy, trained on {clips:,} clips\n"

@@ -153,9 +153,8 @@ def train_video(
         distributed=distributed,
         evaluate=evaluate(tokenizer) if evaluate is not None else None,
     )
-    release = run_dir / "release"
+    release, averaged = run_dir / "release", state.ema.whole()
     if distributed.is_first:
-        averaged = state.ema.model
         assert isinstance(averaged, Magi)
         ready, text = Release(averaged, tokenizer, run.sample), card(run, state.samples)
         publish(release, lambda folder: save_release(folder, ready, card=text, run={"samples": state.samples}))

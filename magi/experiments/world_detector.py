@@ -71,7 +71,7 @@ def train_detector(config: TrainConfig, *, network: WorldNetworkConfig, run_dir:
         distributed=Distributed(),
         evaluate=evaluate,
     )
-    averaged = state.ema.model
+    averaged = state.ema.whole()
     assert isinstance(averaged, Pupil)
     scores = examine(averaged, held)
     text = card(averaged.network, scores, samples=state.samples)

@@ -81,15 +81,18 @@ def _killed(out: Path, numbers: Generator, *, length: float, in_save: bool) -> t
     heard, told = os.pipe()
 
     def run() -> int:
-        save: Callable[..., Any] = checkpoint.save
+        write: Callable[..., None] = checkpoint.write_part
+        commit: Callable[..., None] = checkpoint.commit
 
-        def noted(*arguments: Any, **options: Any) -> Any:
+        def noted_begin(*arguments: Any, **options: Any) -> None:
             os.write(told, b"(")
-            result = save(*arguments, **options)
-            os.write(told, b")")
-            return result
+            write(*arguments, **options)
 
-        checkpoint.save = noted
+        def noted_end(*arguments: Any, **options: Any) -> None:
+            commit(*arguments, **options)
+            os.write(told, b")")
+
+        checkpoint.write_part, checkpoint.commit = noted_begin, noted_end
         return toy.train(out, *QUICKER)
 
     child = toy.fork(run)

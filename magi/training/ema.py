@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,32 @@ class Ema:
     forgotten. A ramp of 0 leaves the half-life alone.
     """
 
-    def __init__(self, model: nn.Module, *, half_life_samples: float, ramp: float = 0.05) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        half_life_samples: float,
+        ramp: float = 0.05,
+        average: nn.Module | None = None,
+        whole: Callable[[], nn.Module] | None = None,
+    ) -> None:
+        """Begin at a model's weights.
+
+        Args:
+            model: as it is now.
+            half_life_samples: after so many samples a weight counts half.
+            ramp: share of the samples seen that the half-life is at most; 0 is no such bound.
+            average: a copy of the model to keep the average in; made here by default.
+            whole: makes the average whole where processes have parts of it.
+        """
+        self.model = (copy.deepcopy(model) if average is None else average).eval().requires_grad_(False)
         self.half_life_samples = half_life_samples
         self.ramp = ramp
+        self._whole = whole
+
+    def whole(self) -> nn.Module:
+        """The average, whole in every process. Where it is cut all of them must ask at the same time."""
+        return self.model if self._whole is None else self._whole()
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, samples: int, batch: int) -> None:

@@ -42,10 +42,18 @@ class TreeSum:
 
 
 def fast_gradient(
-    model: nn.Module, loss_of: Callable[[nn.Module, Inputs], Losses], distributed: Distributed, *, own_parts: int
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Inputs], Losses],
+    distributed: Distributed,
+    *,
+    own_parts: int,
+    sharded: bool = False,
 ) -> Callable[[Iterable[Inputs]], Losses]:
-    """From this process's parts to their mean losses; the mean gradient over all processes is at the parameters."""
-    wrapped = DistributedDataParallel(model) if distributed.world_size > 1 else model
+    """From this process's parts to their mean losses; the mean gradient over all processes is at the parameters.
+
+    A sharded model averages after every part, so that no process ever has a whole gradient.
+    """
+    wrapped = DistributedDataParallel(model) if distributed.world_size > 1 and not sharded else model
 
     def compute(parts: Iterable[Inputs]) -> Losses:
         means: Losses = {}

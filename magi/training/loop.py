@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from magi import checkpoint
+from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
 from magi.distributed import Distributed
 from magi.graphs import Inputs
@@ -32,6 +34,8 @@ from magi.training.gradients import Losses, check_parts, fast_gradient, tree_gra
 from magi.training.graphs import Compute, GraphedStep, Outputs
 from magi.training.log import MetricsLog, Rate, clock
 from magi.training.optim import OptimConfig, build_optimizer, learning_rate
+from magi.training.saving import Saver
+from magi.training.sharding import Sharding, blank_copy, mesh_of, shard, shard_alike, unsharded, whole
 from magi.training.state import TrainingState
 
 Evaluate = Callable[[int, nn.Module], Iterable[tuple[str, float]]]
@@ -63,6 +67,9 @@ class TrainConfig:
     reduction: Literal["fast", "tree"] = "fast"
     """How the parts' gradients are summed: as they come, or in a fixed tree, the same bits on any number of processes,
     for log2(processes) messages of the gradient's size. A tree needs powers of two."""
+    sharding: Sharding = "none"
+    """Among several processes: each has all weights (none), all share one copy of weights, average and moments (full),
+    or those of each machine do (hybrid). The same to rounding, in a fraction of the memory and with more to send."""
     seed: int = 0
     precision: Literal["bf16", "fp32"] = "bf16"
     """bf16 autocast with float32 weights and losses ("crucial for convergence", A.3), or plain float32."""
@@ -174,15 +181,10 @@ def _train(
 ) -> TrainingState:
     """`train`, in a folder that is this run's."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    model = model.to(distributed.device).train()
-    ema = Ema(model, half_life_samples=config.ema_half_life, ramp=config.ema_ramp)
+    model, ema = placed(model, config, distributed)
     state = TrainingState(model, ema, build_optimizer(model, config.optim))
-    if distributed.is_first:
-        checkpoint.sweep(run_dir)
-    resume_from = checkpoint.newest_valid(run_dir)
-    if resume_from is not None:
-        state.load(resume_from, resolved)
-        distributed.print_once(f"resuming from {resume_from} at {state.samples:,} samples")
+    if resume(state, run_dir, resolved, distributed):
+        distributed.print_once(f"resuming from step {state.step} at {state.samples:,} samples")
 
     compute = step_of(model, config, distributed)
     own_parts = distributed.share(config.parts or distributed.world_size)
@@ -195,6 +197,7 @@ def _train(
         else nullcontext() as log,
         stop_requests() as stop_asked,
         closing(batches(state.samples)) as stream,
+        Saver(run_dir, resolved, distributed, keep=config.keep_checkpoints) as saver,
     ):
         while state.samples < config.total_samples:
             seen: list[int] = []  # samples of this process
@@ -216,18 +219,19 @@ def _train(
                 means = {name: distributed.all_reduce_mean(value.detach()) for name, value in losses.items()}
                 report(log, state, means, float(norm), rate, config)
             if evaluate is not None and (due(state.samples, config.batch_size, config.evaluate_every) or last):
-                scores = dict(evaluate(state.samples, ema.model))
+                scores = dict(evaluate(state.samples, ema.whole()))
                 if log is not None:
                     log.write({"samples": state.samples, **scores})
                     announce("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-            stop = distributed.any(bool(stop_asked()))
+            stop, writing = distributed.each_any(bool(stop_asked()), saver.is_writing)
+            if not writing:
+                announce(saver.commit())
             if due(state.samples, config.batch_size, config.checkpoint_every) or last or stop:
                 if log is not None:
                     state.log_bytes = log.nbytes
-                    saved = state.save(run_dir, resolved)
-                    checkpoint.prune(run_dir, config.keep_checkpoints)
-                    announce(f"saved {saved} at {state.samples:,} samples")
-                distributed.barrier()
+                announce(saver.begin(state))
+            if last or stop:
+                announce(saver.finish())
             if stop and not last:
                 raise Interrupted(
                     f"stopped at {state.samples:,} of {config.total_samples:,} samples; "
@@ -235,6 +239,45 @@ def _train(
                     stop_asked(),
                 )
     return state
+
+
+def placed(model: nn.Module, config: TrainConfig, distributed: Distributed) -> tuple[nn.Module, Ema]:
+    """The model and its average where they are trained: on this process's device, or cut among all processes.
+
+    Raises:
+        ValueError: there is nobody to share with.
+    """
+    paced = partial(Ema, half_life_samples=config.ema_half_life, ramp=config.ema_ramp)
+    model = model.train()
+    if config.sharding == "none":
+        model = model.to(distributed.device)
+        return model, paced(model)
+    mesh, blank = mesh_of(config.sharding, distributed), blank_copy(model)
+    model = shard(model, mesh)
+    average = shard_alike(blank_copy(blank), model, mesh, distributed.device)
+    return model, paced(model, average=average, whole=lambda: unsharded(average, blank))
+
+
+def resume(state: TrainingState, run_dir: Path, resolved: Mapping[str, Any], distributed: Distributed) -> bool:
+    """Take up the newest checkpoint that is whole; whether there is one. The first process looks for all of them.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is whole, or it is of another run.
+    """
+    newest, damaged = None, -2
+    try:
+        if distributed.is_first:
+            checkpoint.sweep(run_dir)
+            newest = checkpoint.newest_valid(run_dir)
+    except CheckpointError:
+        distributed.from_first(damaged)
+        raise
+    step = distributed.from_first(-1 if newest is None else checkpoint.step_of(newest))
+    if step == damaged:
+        raise CheckpointError(f"{run_dir}: the first process found no checkpoint that is whole; see what it says")
+    if step >= 0:
+        state.load(checkpoint.step_directory(run_dir, step), resolved)
+    return step >= 0
 
 
 def prepared(
@@ -254,6 +297,8 @@ def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> 
         ValueError: graphs are asked for where there can be none; parts that the processes cannot share.
     """
     parts, tree = config.parts or distributed.world_size, config.reduction == "tree"
+    if tree and config.sharding != "none":
+        raise ValueError(f"reduction tree sums whole gradients, which sharding {config.sharding} has not; choose one")
     check_parts(parts, batch_size=config.batch_size, world_size=distributed.world_size, tree=tree)
     if config.cuda_graphs and (distributed.world_size > 1 or parts > 1):
         raise ValueError(
@@ -270,18 +315,22 @@ def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> 
     gradient = (
         tree_gradient(model, loss_of, distributed, parts=parts)
         if tree
-        else fast_gradient(model, loss_of, distributed, own_parts=parts // distributed.world_size)
+        else fast_gradient(
+            model, loss_of, distributed, own_parts=parts // distributed.world_size, sharded=config.sharding != "none"
+        )
     )
 
     def compute(own: Iterable[Inputs]) -> Outputs:
         losses = gradient(own)
-        return losses, nn.utils.clip_grad_norm_(parameters, config.optim.clip)
+        return losses, whole(nn.utils.clip_grad_norm_(parameters, config.optim.clip))
 
     return GraphedStep(compute, parameters) if config.cuda_graphs else compute
 
 
-def announce(message: str) -> None:
+def announce(message: str | None) -> None:
     """Print a line that stays, over the progress bar if there is one."""
+    if message is None:
+        return
     print(f"\x1b[K{message}" if sys.stdout.isatty() else message, flush=True)
 
 

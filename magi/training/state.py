@@ -6,7 +6,6 @@ There is nothing else to save: learning rate, data order, masks and noise are fu
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.training.ema import Ema
+from magi.training.sharding import held, like, rows_of, whole
 
 
 @dataclass
@@ -31,24 +32,37 @@ class TrainingState:
     step: int = 0
     log_bytes: int = 0  # length of metrics.jsonl when saved; what was written after that is cut on resume
 
-    def save(self, run_dir: Path, config: Mapping[str, Any]) -> Path:
-        """Write `run_dir/step-XXXXXXXX` whole; returns it, at once if that step was already saved."""
-        directory = run_dir / f"step-{self.step:08d}"
-        if directory.exists():
-            try:
-                checkpoint.verify(directory)
-            except CheckpointError:
-                # the one this run was resumed past: keep it for inspection, under a name that is no checkpoint's
-                directory.rename(run_dir / f"damaged-{directory.name}-{uuid.uuid4().hex[:8]}")
-            else:
-                return directory
-        position = {"samples": self.samples, "step": self.step, "log_bytes": self.log_bytes}
-        checkpoint.save(
-            directory,
-            {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": self._moments()},
-            {"config.json": dict(config), "state.json": position},
-        )
-        return directory
+    @property
+    def position(self) -> dict[str, int]:
+        """The counters."""
+        return {"samples": self.samples, "step": self.step, "log_bytes": self.log_bytes}
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether processes hold rows of the parameters."""
+        return any(isinstance(parameter, DTensor) for parameter in self.model.parameters())
+
+    def parts(self, processes: int) -> int:
+        """By how many processes a checkpoint is written: by one if each of them has everything."""
+        return processes if self.is_sharded else 1
+
+    def own_part(self, rank: int, processes: int) -> dict[str, dict[str, Tensor]]:
+        """What this process is to write: copies, on the CPU, of whole tensors by file stem and name. Where parameters
+        are cut all processes must ask at the same time, and each gets every so many tensors."""
+        states = {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": self._moments()}
+        parts, number = self.parts(processes), 0
+        own: dict[str, dict[str, Tensor]] = {}
+        for stem, state in states.items():
+            kept: dict[str, Tensor] = {}
+            for name, tensor in state.items():
+                if parts > 1:
+                    tensor = whole(tensor)
+                if number % parts == rank:
+                    kept[name] = tensor.detach().to("cpu", copy=True)
+                number += 1
+            if rank < parts:
+                own[checkpoint.part_stem(stem, rank, parts) if parts > 1 else stem] = kept
+        return own
 
     def load(self, directory: Path, config: Mapping[str, Any]) -> None:
         """Become the state saved in `directory`.
@@ -66,9 +80,11 @@ class TrainingState:
                 f"{directory}: trained under another configuration: {'; '.join(differences)}. Nothing was loaded. "
                 "Resume with the saved one, or train into another folder"
             )
-        model = checkpoint.load_tensors(directory, "model", self.model.state_dict())
-        ema = checkpoint.load_tensors(directory, "ema", self.ema.model.state_dict())
-        moments = checkpoint.load_tensors(directory, "optimizer", None)
+        parameters = dict(self.model.named_parameters())
+        own = {f"{key}.{name}": rows_of(p) for name, p in parameters.items() for key in ("exp_avg", "exp_avg_sq")}
+        model = loaded(directory, "model", self.model.state_dict())
+        ema = loaded(directory, "ema", self.ema.model.state_dict())
+        moments = checkpoint.load_tensors(directory, "optimizer", None, rows=own)
         self.model.load_state_dict(model)
         self.ema.model.load_state_dict(ema)
         self._set_moments(moments)
@@ -89,7 +105,7 @@ class TrainingState:
             if not found and not moments:
                 continue  # saved before the first step
             for key in keys:
-                expected = torch.Size([]) if key == "step" else parameter.shape
+                expected = torch.Size([]) if key == "step" else held(parameter).shape
                 if key not in found or found[key].shape != expected:
                     raise CheckpointError(
                         f"optimizer.safetensors: {key}.{name} is missing or not of shape {tuple(expected)}"
@@ -97,13 +113,20 @@ class TrainingState:
             # Adam's step counter stays on the CPU, as torch keeps it, unless one kernel does all
             counted = parameter.device if self.optimizer.defaults["fused"] else torch.device("cpu")
             self.optimizer.state[parameter] = {
-                k: v.to(counted if k == "step" else parameter.device) for k, v in found.items()
+                k: v.to(counted) if k == "step" else like(v, parameter) for k, v in found.items()
             }
+
+
+def loaded(directory: Path, stem: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint in place of those of a state, cut as these are; no other rows are read."""
+    rows = {name: rows_of(tensor) for name, tensor in state.items()}
+    found = checkpoint.load_tensors(directory, stem, state, rows=rows)
+    return {name: like(found[name], tensor) for name, tensor in state.items()}
 
 
 WITHOUT_EFFECT = (
     *(("train", n) for n in ("checkpoint_every", "keep_checkpoints", "log_every", "evaluate_every")),
-    *(("train", n) for n in ("workers", "tensorboard", "cuda_graphs")),
+    *(("train", n) for n in ("workers", "tensorboard", "cuda_graphs", "sharding")),
     ("sample",),
     ("watch_clips",),
     ("own_tokenizer_samples",),  # the tokenizer itself is compared
@@ -111,8 +134,8 @@ WITHOUT_EFFECT = (
     *(("data", "folder", n) for n in ("path", "index", "annotations")),
     ("data", "latents", "path"),
 )
-"""Paths of settings that decide no weight: periods and processes, what is looked at, when to give up on a folder; and
-where videos or latents lie, since what they are is recorded too."""
+"""Paths of settings that decide no weight, beyond its rounding: periods and processes, what is looked at, when to give
+up on a folder; and where videos or latents lie, since what they are is recorded too."""
 
 
 LATER: dict[str, Any] = {"parts": None, "reduction": "fast"}
