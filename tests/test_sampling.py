@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from magi import checkpoint
 from magi.model.config import MagiConfig
 from magi.model.head import HeadConfig
 from magi.model.magi import Magi
@@ -21,7 +23,9 @@ from magi.sampling import reference, rollout
 from magi.sampling.config import SampleConfig
 from magi.sampling.noise import SampleNoise
 from magi.sampling.presets import Preset, with_preset
+from magi.sampling.release import Release, load, save_release
 from magi.seeds import generator
+from magi.tokenizers.pixel import PixelTokenizer
 from tests.toys import FLOW, error, random_latents, tiny, trained_looking
 
 QUICK = SampleConfig(mask_steps=3, head_steps=3, solver="ddim")
@@ -426,3 +430,28 @@ def test_a_backbone_may_be_in_another_type(head: HeadConfig) -> None:
     assert found.dtype == torch.float32 and half.new_cache(1, 1).store.dtype == torch.bfloat16
     assert half.head.cond_embed.weight.dtype == torch.float32 and half.head_position.dtype == torch.bfloat16
     assert 1e-6 < error(found, exact) < 0.1
+
+
+def test_a_release_is_loaded_without_drawing_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model is built without memory and takes the tensors of the file as they are: nothing is initialised, the bytes
+    are there once, and it is the model that was saved, its computed positions included."""
+    model, given = trained_looking(tiny(), dtype=torch.float32), {}
+    save_release(tmp_path / "release", Release(model, PixelTokenizer(8), SampleConfig()), card="")
+    read = checkpoint.load_tensors
+
+    def noted(*arguments: Any, **options: Any) -> dict[str, Tensor]:
+        found = read(*arguments, **options)
+        given.update({name: tensor.data_ptr() for name, tensor in found.items()})
+        return found
+
+    def drawn(tensor: Tensor, *_: Any, **__: Any) -> Tensor:
+        assert tensor.is_meta, "a weight was drawn"
+        return tensor
+
+    for name in ("normal_", "xavier_uniform_", "zeros_", "constant_"):
+        monkeypatch.setattr(torch.nn.init, name, drawn)
+    monkeypatch.setattr(checkpoint, "load_tensors", noted)
+    found = load(tmp_path / "release").model
+    assert {name: parameter.data_ptr() for name, parameter in found.named_parameters()} == given
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True))
+    assert torch.equal(found.embedding.spatial, model.embedding.spatial)

@@ -50,8 +50,8 @@ def main(words: Sequence[str]) -> int:
     if "model" not in config or "tokenizer" not in config:
         raise ValueError(f"{directory} is a checkpoint of something else than a model; export takes magi train's")
     tokenizer = tokenizer_of(directory.parent, arguments.tokenizer, fingerprint_of_run=config["tokenizer"])
-    model = Magi(checkpoint.read_config(MagiConfig, config["model"]))
-    model.load_state_dict(checkpoint.load_tensors(directory, "ema", model.state_dict()))
+    model = Magi.blank(checkpoint.read_config(MagiConfig, config["model"]))
+    model.fill(checkpoint.load_tensors(directory, "ema", model.state_dict()))
     release = Release(model.eval(), tokenizer, checkpoint.read_config(SampleConfig, config["sample"]))
     card = f"# MAGI model\n\nThe averaged weights of a training after {position['samples']:,} clips, which went on.\n"
     save_release(arguments.out, release, card=card, run={"samples": position["samples"]})

@@ -87,18 +87,20 @@ class StreamEmbedding(nn.Module):
         noise_embedding: NoiseEmbedding,
     ) -> None:
         super().__init__()
-        rows, columns = grid
-        self.width = width
+        self.grid, self.width = grid, width
         self.noise_embedding = noise_embedding
         self.token_in = nn.Linear(token_channels, width)
         self.mask_token = nn.Parameter(torch.empty(1, width))  # a matrix, for MAR's weight decay spares vectors
-        self.position = nn.Parameter(torch.empty(2, rows * columns, width))  # one table per stream kind
+        self.position = nn.Parameter(torch.empty(2, grid[0] * grid[1], width))  # one table per stream kind
         self.interval = nn.Embedding(intervals, width)
         self.noise_level = nn.Embedding(noise_levels, width)
         self.join = nn.Linear(2 * width, width) if noise_embedding == "channel" else None
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        spatial = sinusoid_2d(rows, columns, width).float().to(self.position.device)
-        self.register_buffer("spatial", spatial, persistent=False)
+        self.register_buffer("spatial", self.places(), persistent=False)
+
+    def places(self) -> Tensor:
+        """Sinusoids (N, D) of the places in a frame, where the parameters are."""
+        return sinusoid_2d(*self.grid, self.width).float().to(self.position.device)
 
     @property
     def extra_tokens(self) -> int:

@@ -8,6 +8,7 @@ Shapes: B videos, M masked copies, T frames, N tokens per frame, P masked tokens
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -60,6 +61,22 @@ class Magi(nn.Module):
         self.reset_parameters()
         # the head initialises itself: after the above, which would undo its zeros
         self.head = DiffusionHead(config.token_channels, config.width, config.head)
+
+    @classmethod
+    def blank(cls, config: MagiConfig) -> Magi:
+        """A model whose weights have shapes and types and no memory, for `fill`."""
+        with torch.device("meta"):
+            return cls(config)
+
+    def fill(self, state: Mapping[str, Tensor]) -> Magi:
+        """Take these weights as they are: none were drawn before, and none are there twice.
+
+        Raises:
+            RuntimeError: they are not those of this model.
+        """
+        self.load_state_dict(dict(state), assign=True)
+        self.embedding.spatial = self.embedding.places()
+        return self
 
     def reset_parameters(self) -> None:
         """MAR's initialisation: tables normal with deviation .02, weights Xavier-uniform, biases zero, norms one."""

@@ -13,8 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import NormalDist
 
-import torch
-
 from magi.model.config import MagiConfig
 from magi.model.head import Solver
 from magi.model.magi import Magi
@@ -42,8 +40,7 @@ def count_parameters(config: MagiConfig) -> dict[str, int]:
     The paper's model (20 blocks of width 1280, head of 3 x 1024) has 808.7 M here; the paper says about 850 M (A.1) and
     leaves open what the rest is.
     """
-    with torch.device("meta"):
-        model = Magi(config)
+    model = Magi.blank(config)
     counts = dict.fromkeys(("embeddings", "spatial layers", "temporal layers", "diffusion head"), 0)
     for name, parameter in model.named_parameters():
         counts[_part(name)] += parameter.numel()

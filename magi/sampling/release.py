@@ -78,8 +78,8 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu", backbone:
         raise checkpoint.CheckpointError(
             f"{directory} holds a tokenizer but no model; give it to magi train with --tokenizer"
         )
-    model = Magi(checkpoint.read_config(MagiConfig, described["model"]))
-    model.load_state_dict(checkpoint.load_tensors(directory, "model", model.state_dict()))
+    model = Magi.blank(checkpoint.read_config(MagiConfig, described["model"]))
+    model.fill(checkpoint.load_tensors(directory, "model", model.state_dict()))
     if backbone is not None:
         model.backbone_to(backbone)
     tokenizer = store.restore(directory, described["tokenizer"])
