@@ -17,6 +17,7 @@ from magi.cli.show import quantity
 from magi.experiments.encode import DRAWN
 from magi.experiments.planning import GPUS, plan_cache, plan_training
 from magi.experiments.presets import FOOTAGE, PRESETS
+from magi.experiments.scaling import WAYS, plan_step
 from magi.model import plan
 from magi.model.config import MagiConfig
 from magi.report.console import table
@@ -96,7 +97,15 @@ def training(name: str | None, arguments: InfoArguments) -> dict[str, Any]:
     run, count = replace(PRESETS[name], model=arguments.model), arguments.count or 8
     utilisation = 0.4 if arguments.mfu is None else arguments.mfu
     planned = plan_training(run, FOOTAGE.get(name), gpu=GPUS[arguments.gpu], count=count, utilisation=utilisation)
+    ways = {
+        way: plan_step(
+            run.model, way, gpus=count, batch=run.train.batch_size, gpu=GPUS[arguments.gpu], utilisation=utilisation,
+            parts=run.train.parts, checkpointed=run.checkpointed,
+        )
+        for way in (WAYS if count > 1 else WAYS[:1])
+    }  # fmt: skip
     return {
+        "a step": {way: {**asdict(step), "bytes": step.total_bytes} for way, step in ways.items()},
         "GPUs": {"kind": arguments.gpu, "count": count, "share of peak": utilisation},
         "training": {**asdict(planned), "fits": planned.fits, "clips": run.train.total_samples},
     }
@@ -190,5 +199,14 @@ def show_training(costs: dict[str, Any]) -> list[tuple[str, str, str]]:
             "  … each block checkpointed",
             quantity(training["bytes_per_gpu_checkpointed"], "B"),
             "a third more operations",
+        ),
+        *(
+            (
+                f"  a step, --train.sharding {way}",
+                quantity(step["bytes"], "B"),
+                f"{1e3 * step['compute_seconds']:,.0f} ms, {1e3 * step['inside_seconds']:,.0f} ms of sending inside a "
+                f"machine, {1e3 * step['across_seconds']:,.0f} ms across",
+            )
+            for way, step in costs["a step"].items()
         ),
     ]

@@ -24,13 +24,14 @@ class Gpu:
 
     flops: float  # per second, dense bfloat16
     memory: float  # bytes
+    bandwidth: float  # bytes per second, of that memory
 
 
 GPUS: dict[str, Gpu] = {
-    "a100": Gpu(312e12, 80e9),
-    "h100": Gpu(989e12, 80e9),
-    "h200": Gpu(989e12, 141e9),
-    "b200": Gpu(2250e12, 180e9),
+    "a100": Gpu(312e12, 80e9, 2.04e12),
+    "h100": Gpu(989e12, 80e9, 3.35e12),
+    "h200": Gpu(989e12, 141e9, 4.8e12),
+    "b200": Gpu(2250e12, 180e9, 8e12),
 }
 """NVIDIA's SXM modules, by their data sheets."""
 
@@ -64,7 +65,8 @@ class TrainingPlan:
 
 
 def plan_training(run: VideoRun, footage: Footage | None, *, gpu: Gpu, count: int, utilisation: float) -> TrainingPlan:
-    """Plan a run on `count` GPUs that share each batch (data parallel), each holding the whole model.
+    """Plan a run on `count` GPUs that share each batch (data parallel), each holding the whole model. Of the clips of
+    each GPU those of one part are there at once (`train.parts`).
 
     Args:
         run: settings of the training.
@@ -84,7 +86,7 @@ def plan_training(run: VideoRun, footage: Footage | None, *, gpu: Gpu, count: in
     flops = samples * plan.training_flops(run.model).total
     states = sum(plan.training_bytes(sum(plan.count_parameters(run.model).values())).values())
     kept, checkpointed = (plan.activation_bytes(run.model, checkpointed=again) for again in (False, True))
-    share = batch // count
+    share = batch // max(count, run.train.parts or count)
     return TrainingPlan(
         steps=samples // batch,
         epochs=samples / footage.videos if footage is not None else None,

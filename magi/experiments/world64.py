@@ -61,7 +61,5 @@ VIDEO = VideoRun(
         log_every=400,
         evaluate_every=16_000,
     ),
-    sample=SampleConfig(
-        mask_steps=8, head_steps=10, solver="euler", temperature=0.3, window=16, noise_source="cpu"
-    ),
+    sample=SampleConfig(mask_steps=8, head_steps=10, solver="euler", temperature=0.3, window=16, noise_source="cpu"),
 )

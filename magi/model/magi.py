@@ -71,6 +71,9 @@ class Magi(nn.Module):
     def fill(self, state: Mapping[str, Tensor]) -> Magi:
         """Take these weights as they are: none were drawn before, and none are there twice.
 
+        Args:
+            state: by name, in their shapes, as (D, 3 D) for a layer's queries, keys and values.
+
         Raises:
             RuntimeError: they are not those of this model.
         """

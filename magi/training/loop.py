@@ -29,6 +29,7 @@ from magi.distributed import Distributed
 from magi.graphs import Inputs
 from magi.locks import only_writer
 from magi.seeds import generator
+from magi.training.determinism import MEANING, level_of, make_deterministic
 from magi.training.ema import Ema
 from magi.training.gradients import Losses, check_parts, fast_gradient, tree_gradient
 from magi.training.graphs import Compute, GraphedStep, Outputs
@@ -86,6 +87,9 @@ class TrainConfig:
     workers: int = 0
     """Processes that decode ahead; 0 loads in the training process."""
     tensorboard: bool = False
+    deterministic: bool = False
+    """On a GPU: take kernels that sum in one order, which may be slower, so that the same command gives the same bits.
+    A CPU's always do."""
     cuda_graphs: bool = False
     """Record what a step launches and launch it as a whole: the same numbers, and several times as many steps of a
     small model on a GPU. One process only."""
@@ -181,6 +185,10 @@ def _train(
 ) -> TrainingState:
     """`train`, in a folder that is this run's."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    if config.deterministic:
+        make_deterministic()
+    level = level_of(distributed.device, deterministic=config.deterministic, tree=config.reduction == "tree")
+    distributed.print_once(f"determinism {level}: {MEANING[level]}")
     model, ema = placed(model, config, distributed)
     state = TrainingState(model, ema, build_optimizer(model, config.optim))
     if resume(state, run_dir, resolved, distributed):
@@ -197,7 +205,7 @@ def _train(
         else nullcontext() as log,
         stop_requests() as stop_asked,
         closing(batches(state.samples)) as stream,
-        Saver(run_dir, resolved, distributed, keep=config.keep_checkpoints) as saver,
+        Saver(run_dir, resolved, distributed, keep=config.keep_checkpoints, level=level) as saver,
     ):
         while state.samples < config.total_samples:
             seen: list[int] = []  # samples of this process

@@ -21,6 +21,7 @@ from torch import Tensor
 from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.distributed import Distributed
+from magi.training.determinism import Level
 from magi.training.state import TrainingState
 
 
@@ -39,7 +40,9 @@ class Pending:
 class Saver:
     """Saves the states of one run. All processes make the same calls."""
 
-    def __init__(self, run_dir: Path, config: Mapping[str, Any], distributed: Distributed, *, keep: int) -> None:
+    def __init__(
+        self, run_dir: Path, config: Mapping[str, Any], distributed: Distributed, *, keep: int, level: Level = "D0"
+    ) -> None:
         """Save into a folder.
 
         Args:
@@ -47,8 +50,10 @@ class Saver:
             config: the whole configuration, which is saved beside the state.
             distributed: this process among the others.
             keep: how many whole checkpoints stay.
+            level: of determinism, which is kept with them.
         """
         self.run_dir, self.config, self.distributed, self.keep = run_dir, config, distributed, keep
+        self.level = level
         self._pending: Pending | None = None
 
     @property
@@ -66,7 +71,8 @@ class Saver:
         temporary = self.run_dir / f"{checkpoint.TEMPORARY}{directory.name}"
         parts = state.parts(self.distributed.world_size)
         own = state.own_part(self.distributed.rank, self.distributed.world_size)
-        documents = {"config.json": dict(self.config), "state.json": state.position}
+        position = {**state.position, "processes": self.distributed.world_size, "determinism": self.level}
+        documents = {"config.json": dict(self.config), "state.json": position}
         self._pending = Pending(directory, temporary, parts, state.samples, None)
         if self.distributed.rank < parts:
             write = partial(self._write, self._pending, own, documents if self.distributed.is_first else {})

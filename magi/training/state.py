@@ -138,7 +138,7 @@ WITHOUT_EFFECT = (
 up on a folder; and where videos or latents lie, since what they are is recorded too."""
 
 
-LATER: dict[str, Any] = {"parts": None, "reduction": "fast"}
+LATER: dict[str, Any] = {"parts": None, "reduction": "fast", "deterministic": False}
 """Settings of `train` that runs of earlier versions do not have, with what these did."""
 
 
