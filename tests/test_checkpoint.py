@@ -18,6 +18,7 @@ from torch import Tensor
 
 from magi import checkpoint
 from magi.checkpoint import CheckpointError
+from magi.selftest.crashes import watch, write_tree
 
 
 def state(step: int) -> dict[str, Tensor]:
@@ -199,51 +200,25 @@ class Crash(BaseException):
     """The machine stops here; a BaseException, so that no cleaning up is mistaken for an answer to it."""
 
 
-def crash_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """Let the `call`-th flush or rename, counted together, stop the machine instead; nothing cleans up afterwards."""
-    calls = iter(range(1, 1000))
-
-    def guarded(function: Callable[..., None]) -> Callable[..., None]:
-        def run(*arguments: object) -> None:
-            if next(calls) == call:
-                raise Crash
-            function(*arguments)
-
-        return run
-
-    monkeypatch.setattr(os, "fsync", guarded(os.fsync))
-    monkeypatch.setattr(os, "rename", guarded(os.rename))
-    monkeypatch.setattr(shutil, "rmtree", lambda *_arguments, **_options: None)
-
-
 def test_a_crash_at_any_moment_of_a_save_leaves_a_loadable_run(tmp_path: Path) -> None:
-    """Whatever moment the save stops at, the run holds the old checkpoint, or both, and each one visible is whole; the
-    litter is hidden and swept at the next start, when the same save then succeeds."""
+    """Whatever moment the save stops at, and whatever had reached the disk, the run holds the old checkpoint, or both;
+    until the rename only the old one; the litter is hidden and swept at the next start, when the same save then
+    succeeds."""
+    run_dir, disk = tmp_path / "run", tmp_path / "disk"
+    write(run_dir, 1)
     outcomes = []
-    for call in range(1, 100):
-        run_dir = tmp_path / str(call)
-        write(run_dir, 1)
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            crash_at(monkeypatch, call)
-            try:
-                write(run_dir, 2)
-            except Crash:
-                finished = False
-            else:
-                finished = True
-        for name in visible(run_dir):
-            checkpoint.verify(run_dir / name)
-        newest = checkpoint.newest_valid(run_dir)
-        assert newest is not None
-        outcomes.append(step_of(newest))
-        if finished:
-            break
-        checkpoint.sweep(run_dir)
-        assert all(name.startswith("step-") for name in os.listdir(run_dir))
-        if outcomes[-1] == 1:
-            assert step_of(write(run_dir, 2)) == 2
-    # 3 files, the manifest, 2 folders and the rename come before the checkpoint is visible; the parent's flush after it
-    assert outcomes == [1] * 7 + [2] * 2
+    for moment in watch(run_dir, lambda: write(run_dir, 2)):
+        for tree in moment.left:
+            write_tree(disk, tree)
+            newest = checkpoint.newest_valid(disk)
+            assert newest is not None
+            outcomes.append(step_of(newest))
+            checkpoint.sweep(disk)
+            assert all(name.startswith("step-") for name in os.listdir(disk))
+            if "step-00000002" not in tree:
+                assert outcomes[-1] == 1 and step_of(write(disk, 2)) == 2
+            shutil.rmtree(disk)
+    assert outcomes[0] == 1 and outcomes[-1] == 2 and len(outcomes) > 50
 
 
 def test_everything_is_flushed_before_it_becomes_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
