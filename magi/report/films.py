@@ -6,6 +6,7 @@ Shapes: T frames, S side of a square picture, H x W pixels of the whole.
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,28 +26,39 @@ THIN = 64  # of a growing film's side the frame is one part: a pixel at 64, four
 class GrowingFilm:
     """A film that can be watched while it is made: what was given, then each frame as it arrives.
 
-    Writes `STEM.mp4` frame by frame, and `STEM.gif` when it is closed. Use it in a ``with`` statement."""
+    Writes an mp4 frame by frame, which takes its name with `reveal`, or when it is whole, and a gif when it is closed.
+    Use it in a ``with`` statement."""
 
     def __init__(
-        self, stem: Path, *, context: Tensor | None, truth: Tensor | None, size: int, fps: float, plain: bool
+        self,
+        stem: Path,
+        *,
+        draft: Path,
+        context: Tensor | None,
+        truth: Tensor | None,
+        size: int,
+        fps: float,
+        plain: bool,
     ) -> None:
         """Open the files, and begin with the given frames.
 
         Args:
             stem: of the files' names.
+            draft: of their names until they may replace what has the others; on the same file system.
             context: (k, 3, S, S) uint8, the given frames, if there are.
             truth: (T, 3, S, S) uint8, what came after them, to be shown on the left, if it is known.
             size: S.
             fps: how fast the files play.
             plain: leave pictures as they are, without frames and truth, and write no gif.
         """
-        self.stem, self.fps, self.plain = stem, fps, plain
+        self.stem, self.draft, self.fps, self.plain = stem, draft, fps, plain
+        self.revealed = False
         self.scale = 1 if plain else max(1, WATCHABLE // size)
         self.truth = truth
         self.made = 0
         self._shown: list[Frames] = []
         self._writer = VideoWriter(
-            named(stem, ".mp4"), fps=fps, quality="near-lossless" if plain else "web", scale=self.scale
+            named(draft, ".mp4"), fps=fps, quality="near-lossless" if plain else "web", scale=self.scale
         )
         for frame in context if context is not None else []:
             self._show(frame, frame, GIVEN)
@@ -57,10 +69,11 @@ class GrowingFilm:
         self._show(truth, frame, MADE)
         self.made += 1
 
-    @property
-    def files(self) -> list[str]:
-        """The names of what was written."""
-        return [f"{self.stem.name}.mp4"] if self.plain else [f"{self.stem.name}.mp4", f"{self.stem.name}.gif"]
+    def reveal(self) -> None:
+        """Take the place of whatever has the film's name, and grow on there."""
+        if not self.revealed:
+            os.replace(named(self.draft, ".mp4"), named(self.stem, ".mp4"))
+            self.revealed = True
 
     def _show(self, truth: Tensor, frame: Tensor, colour: Colour) -> None:
         picture = to_frames(frame)
@@ -79,8 +92,16 @@ class GrowingFilm:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._writer.close()
-        if self._shown:
-            write_gif(named(self.stem, ".gif"), np.stack(self._shown), fps=self.fps, scale=self.scale)
+        if kind is None:
+            self.reveal()
+        if self._shown and self.revealed:
+            write_gif(named(self.draft, ".gif"), np.stack(self._shown), fps=self.fps, scale=self.scale)
+            os.replace(named(self.draft, ".gif"), named(self.stem, ".gif"))
+
+
+def files_of(stem: Path, *, plain: bool) -> list[Path]:
+    """What a `GrowingFilm` writes."""
+    return [named(stem, suffix) for suffix in ((".mp4",) if plain else (".mp4", ".gif"))]
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,11 @@ def sample_frame(
     Returns:
         (B, N, C) tokens.
     """
-    batch, count = order.shape
-    channels = model.config.token_channels
     solver = settings.solver_for(model.config.head)
-    tokens = torch.zeros(batch, count, channels, dtype=model.token_dtype, device=order.device)
-    masked = torch.ones(batch, count, dtype=torch.bool, device=order.device)
+    tokens, masked = _hidden(model, order)
     revealed = 0
     with torch.inference_mode():  # without autograd's bookkeeping of views: at batch 1 a tenth faster, the same bits
-        sizes = unmasking_counts(count, settings.mask_steps)
+        sizes = unmasking_counts(order.shape[1], settings.mask_steps)
         for step, size in enumerate(sizes):
             head_steps = settings.head_steps_at(step, mask_steps=len(sizes))
             chosen = order[:, revealed : revealed + size]  # (B, n)
@@ -64,8 +61,26 @@ def sample_frame(
                 temperature=settings.temperature,
                 compiled=settings.compiled_head,
             )
-            values = rearrange(values, "(b n) c -> b n c", b=batch)
+            values = rearrange(values, "(b n) c -> b n c", b=len(order))
             tokens = tokens.scatter(1, chosen[..., None].expand_as(values), values.to(tokens.dtype))
             masked = masked.scatter(1, chosen, False)
             revealed += size
     return tokens.clone()  # an ordinary tensor; one of inference mode could be neither changed nor trained with
+
+
+def pass_over(model: Magi, predict: Callable[..., Tensor], *, order: Tensor, settings: SampleConfig) -> None:
+    """What generating a frame does to the past, without the frame: the first pass, in which the frames before are read.
+    A pass of any other shape would read them with other rounding.
+
+    Args:
+        model, predict, order, settings: as of `sample_frame`.
+    """
+    with torch.inference_mode():
+        size, *_ = unmasking_counts(order.shape[1], settings.mask_steps)
+        predict(*_hidden(model, order), chosen=order[:, :size])
+
+
+def _hidden(model: Magi, order: Tensor) -> tuple[Tensor, Tensor]:
+    """A frame before its first token: values (B, N, C) and that all are masked (B, N)."""
+    tokens = torch.zeros(*order.shape, model.config.token_channels, dtype=model.token_dtype, device=order.device)
+    return tokens, torch.ones(order.shape, dtype=torch.bool, device=order.device)

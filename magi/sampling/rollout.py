@@ -24,7 +24,7 @@ from magi.model.head import SPACINGS
 from magi.model.head_kernel import compiled
 from magi.model.magi import Magi
 from magi.sampling.config import SampleConfig
-from magi.sampling.frame import sample_frame
+from magi.sampling.frame import pass_over, sample_frame
 from magi.sampling.graphs import graphed
 from magi.sampling.noise import SampleNoise
 from magi.sampling.past import Past
@@ -38,6 +38,7 @@ def generate(
     seeds: Sequence[int],
     interval: int | Sequence[int] = 1,
     settings: SampleConfig | None = None,
+    made: Sequence[Tensor] = (),
 ) -> Iterator[Tensor]:
     """Continue videos, or begin them. Mistakes are found at once; frames are made as they are asked for.
 
@@ -48,16 +49,19 @@ def generate(
         seeds: one per video; a video depends on its own seed alone.
         interval: frame interval to generate at, 1-based, for all videos or one each.
         settings: steps and memory; the paper's by default.
+        made: the first latent frames (B, C', h, w) of an interrupted call with all these arguments. They are read as
+            they were then, not made again, and those that follow are the same bits as without the interruption.
 
     Returns:
         An iterator over `num_frames` latent frames (B, C', h, w), each there as soon as it is finished.
 
     Raises:
-        ValueError: seeds, intervals, settings or context that do not fit the model or each other; a model in training
-            mode; graphs where there are none.
+        ValueError: seeds, intervals, settings, context or frames that do not fit the model or each other; a model in
+            training mode; graphs where there are none.
     """
     settings = settings or SampleConfig()
     intervals = _check(model, context, num_frames, seeds, interval)
+    _check_made(model, made, num_frames=num_frames, videos=len(seeds))
     _check_settings(model, settings)
     network = graphed(model) if in_graphs(model, settings) else model
     each = [slice(b, b + 1) for b in range(len(seeds))] if settings.deterministic else [slice(None)]
@@ -65,6 +69,7 @@ def generate(
         _frames(
             network, None if context is None else context[part],
             num_frames=num_frames, seeds=seeds[part], intervals=intervals[part], settings=settings,
+            made=[frame[part] for frame in made],
         )
         for part in each
     ]  # fmt: skip
@@ -86,6 +91,7 @@ def _frames(
     seeds: Sequence[int],
     intervals: Sequence[int],
     settings: SampleConfig,
+    made: Sequence[Tensor],
 ) -> Iterator[Tensor]:
     """The frames of `generate`, for arguments that fit."""
     config, device = model.config, model.head_position.device
@@ -103,13 +109,14 @@ def _frames(
     if context is not None and given:
         past.commit(patchify(context.to(device, model.token_dtype), config.patch))
     for frame in range(given, given + num_frames):
-        tokens = sample_frame(
-            model,
-            past.predict,
-            order=noise.order(frame),
-            noise=partial(noise.head, frame),
-            settings=settings,
-        )  # (B, N, C)
+        order = noise.order(frame)
+        if frame < given + len(made):
+            pass_over(model, past.predict, order=order, settings=settings)
+            tokens = patchify(made[frame - given][:, None].to(device, model.token_dtype), config.patch)[:, 0]
+        else:
+            tokens = sample_frame(
+                model, past.predict, order=order, noise=partial(noise.head, frame), settings=settings
+            )  # (B, N, C)
         past.commit(tokens[:, None])
         yield unpatchify(tokens[:, None], config.patch, config.latent_height)[:, 0]
 
@@ -142,6 +149,17 @@ def _check(
     if wrong:
         raise ValueError(f"interval {wrong[0]} is outside the trained vocabulary 1..{config.max_interval}")
     return intervals
+
+
+def _check_made(model: Magi, made: Sequence[Tensor], *, num_frames: int, videos: int) -> None:
+    """Are these frames that could have been made?"""
+    config = model.config
+    size = (videos, config.latent_channels, config.latent_height, config.latent_width)
+    if len(made) > num_frames:
+        raise ValueError(f"{len(made)} frames are made already, but num_frames is {num_frames}")
+    for frame in made:
+        if tuple(frame.shape) != size:
+            raise ValueError(f"a frame that is made already is {tuple(frame.shape)}; expected {size}")
 
 
 def _check_settings(model: Magi, settings: SampleConfig) -> None:

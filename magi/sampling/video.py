@@ -16,6 +16,7 @@ from torch import Tensor
 
 from magi.sampling import rollout
 from magi.sampling.config import SampleConfig
+from magi.sampling.journal import Journal
 from magi.sampling.release import Release
 from magi.tokenizers.protocol import to_pixels, to_video
 from magi.tokenizers.streaming import decode_stream
@@ -29,6 +30,7 @@ def generate(
     seeds: Sequence[int] = (0,),
     interval: int | Sequence[int] = 1,
     settings: SampleConfig | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[Tensor]:
     """Continue videos, or begin them. Mistakes are found at once; frames are made as they are asked for.
 
@@ -40,6 +42,8 @@ def generate(
         seeds: one per video; a video depends on its own seed alone.
         interval: frame interval to generate at, for all videos or one each.
         settings: steps, solver and memory; the release's own by default.
+        journal: where latent frames are kept before they are shown. Those of an interrupted call with all these
+            arguments are taken from it: all frames come out again, the same bits, and only the missing ones are made.
 
     Returns:
         An iterator over `num_frames` frames (B, 3, H, W) uint8, each there as soon as its latent frame is finished; of
@@ -66,7 +70,10 @@ def generate(
         seeds=seeds,
         interval=interval,
         settings=settings or release.sample,
+        made=journal.frames if journal else (),
     )
+    if journal is not None:
+        made = journal.keep(made)
     groups: Iterator[Tensor] = (frame[:, None] for frame in made)
     decoded = 0  # frames that come out before the first of those that were asked for
     if stride > 1 and latents is not None:  # how a latent frame looks depends on those before it
