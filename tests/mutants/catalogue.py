@@ -31,6 +31,7 @@ from magi.training.state import TrainingState
 from tests.mutants.mutant import Mutant, Plant
 from tests.mutants.of_data import DATA_MUTANTS
 from tests.mutants.of_evaluation import EVALUATION_MUTANTS
+from tests.mutants.of_saving import SAVING_MUTANTS
 from tests.mutants.of_tokenizers import TOKENIZER_MUTANTS
 
 # --- who sees whom ---
@@ -479,4 +480,5 @@ MUTANTS = [
     *DATA_MUTANTS,
     *TOKENIZER_MUTANTS,
     *EVALUATION_MUTANTS,
+    *SAVING_MUTANTS,
 ]
