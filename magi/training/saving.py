@@ -7,6 +7,7 @@ later step: what is announced is durable.
 
 from __future__ import annotations
 
+import shutil
 import threading
 import uuid
 from collections.abc import Mapping
@@ -96,13 +97,17 @@ class Saver:
 
         Raises:
             CheckpointError: it could not be written; those before are untouched.
-            OSError: likewise.
         """
         pending, self._pending = self._pending, None
         if pending is None:
             return None
         if pending.error is not None:
-            raise pending.error
+            shutil.rmtree(pending.temporary, ignore_errors=True)  # what is there of it may be what fills the disk
+            whole = [path.name for path in checkpoint.steps(self.run_dir)[:1]]
+            raise CheckpointError(
+                f"{pending.directory} could not be written: {pending.error}. The checkpoint before it is "
+                f"{whole[0] if whole else 'none'}, untouched; put that right and run the same command again"
+            ) from pending.error
         if not self.distributed.is_first:
             return None
         checkpoint.commit(pending.temporary, pending.directory, parts=pending.parts)
