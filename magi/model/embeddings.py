@@ -99,7 +99,9 @@ class StreamEmbedding(nn.Module):
         self.register_buffer("spatial", self.places(), persistent=False)
 
     def places(self) -> Tensor:
-        """Sinusoids (N, D) of the places in a frame, where the parameters are."""
+        """Sinusoids (N, D) of the places in a frame, where the parameters are; without memory if these have none."""
+        if self.position.is_meta:
+            return self.position.new_empty(self.grid[0] * self.grid[1], self.width)
         return sinusoid_2d(*self.grid, self.width).float().to(self.position.device)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,17 +72,18 @@ def load(directory: str | Path, *, device: torch.device | str = "cpu", backbone:
             f"{directory} holds no released model (no config.json); a run writes one to RUN/release"
         )
     checkpoint.verify(directory)
-    described = json.loads((directory / "config.json").read_text())
+    described = store.read_description(directory)
     if "model" not in described:
         raise checkpoint.CheckpointError(
             f"{directory} holds a tokenizer but no model; give it to magi train with --tokenizer"
         )
-    model = Magi.blank(checkpoint.read_config(MagiConfig, described["model"]))
+    with store.as_described(directory), store.no_more_than(directory, "model"):
+        model = Magi.blank(checkpoint.read_config(MagiConfig, described["model"]))
     model.fill(checkpoint.load_tensors(directory, "model", model.state_dict()))
     if backbone is not None:
         model.backbone_to(backbone)
-    tokenizer = store.restore(directory, described["tokenizer"])
-    release = Release(
-        model.eval().requires_grad_(False), tokenizer, checkpoint.read_config(SampleConfig, described["sample"])
-    )
+    tokenizer = store.restore(directory, described.get("tokenizer"))
+    with store.as_described(directory):
+        sample = checkpoint.read_config(SampleConfig, described["sample"])
+    release = Release(model.eval().requires_grad_(False), tokenizer, sample)
     return release.to(device)

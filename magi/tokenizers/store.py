@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from magi import checkpoint
 from magi.pretrained import find
@@ -136,7 +140,7 @@ def weights(tokenizer: Tokenizer) -> dict[str, dict[str, Tensor]]:
     return {STEM: tokenizer.state_dict()}
 
 
-def restore(directory: Path, description: Mapping[str, Any], *, trust: Trust | None = None) -> Tokenizer:
+def restore(directory: Path, description: object, *, trust: Trust | None = None) -> Tokenizer:
     """The tokenizer a verified folder describes, ready to encode and decode.
 
     Args:
@@ -159,12 +163,80 @@ def restore(directory: Path, description: Mapping[str, Any], *, trust: Trust | N
         raise checkpoint.CheckpointError(
             f"{directory}: its tokenizer is of the kind {name!r}; this version knows {', '.join(KINDS)}"
         )
-    tokenizer = KINDS[name].build(described, trust or Trust())
-    if not isinstance(tokenizer, nn.Module):
-        return tokenizer
-    if KINDS[name].has_weights:
-        tokenizer.load_state_dict(checkpoint.load_tensors(directory, STEM, tokenizer.state_dict()))
+    kind, trust = KINDS[name], trust or Trust()
+    with as_described(directory):
+        if not kind.has_weights:
+            tokenizer = kind.build(described, trust)
+            return tokenizer.eval().requires_grad_(False) if isinstance(tokenizer, nn.Module) else tokenizer
+        with no_more_than(directory, STEM), torch.device("meta"):
+            blank = kind.build(described, trust)
+    assert isinstance(blank, nn.Module)
+    tensors = checkpoint.load_tensors(directory, STEM, blank.state_dict())  # it fits: now it may take memory
+    tokenizer = kind.build(described, trust)
+    assert isinstance(tokenizer, nn.Module)
+    tokenizer.load_state_dict(tensors)
     return tokenizer.eval().requires_grad_(False)
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """The config.json of a folder.
+
+    Raises:
+        CheckpointError: it is no mapping in JSON.
+    """
+    path = directory / "config.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of the JSON, of the UTF-8, of lists in lists in lists
+        raise checkpoint.CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(described, dict):
+        raise checkpoint.CheckpointError(f"{path} holds a {type(described).__name__}, expected a mapping")
+    return described
+
+
+@contextmanager
+def as_described(directory: Path) -> Iterator[None]:
+    """While something is built from the config.json of a folder, which may say anything.
+
+    Raises:
+        CheckpointError: it says nothing that can be built.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise checkpoint.CheckpointError(f"{directory}: its config.json describes nothing to build: {told}") from error
+
+
+@contextmanager
+def no_more_than(directory: Path, stem: str) -> Iterator[None]:
+    """While a network is built that has no memory yet: refuse it at the first parameter that the file of its weights
+    has no tensor for. A description of a few bytes may ask for any number of layers.
+
+    Raises:
+        CheckpointError: the file is missing, malformed, or has fewer tensors than the network.
+    """
+    path = directory / f"{stem}.safetensors"
+    if not path.is_file():
+        raise checkpoint.CheckpointError(f"{path} is missing")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = len(file.keys())
+    except SafetensorError as error:
+        raise checkpoint.CheckpointError(f"{path} is not a valid safetensors file: {error}") from error
+    parameters = count(1)
+
+    def counted(_module: nn.Module, name: str, _parameter: nn.Parameter | None) -> None:
+        if next(parameters) > tensors:
+            raise checkpoint.CheckpointError(
+                f"{path} has {tensors} tensors, and config.json describes a network with more, {name} among them"
+            )
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def save_autoencoder(directory: Path, model: KlAutoencoder, card: str, *, run: Mapping[str, Any]) -> None:
@@ -211,7 +283,7 @@ def load_tokenizer(name: str, *, trust: Trust | None = None) -> Tokenizer:
             f"of {', '.join(PUBLISHED)}"
         )
     checkpoint.verify(directory)
-    return restore(directory, json.loads((directory / "config.json").read_text()).get("tokenizer"), trust=trust)
+    return restore(directory, read_description(directory).get("tokenizer"), trust=trust)
 
 
 def unpinned(name: str) -> str:
@@ -246,11 +318,11 @@ def _load_published(entry: Published, argument: str, trust: Trust) -> Tokenizer:
 def _load_converted(entry: Published, folder: Path, trust: Trust) -> Tokenizer:
     """The tokenizer of a folder that `magi tokenizer convert` wrote, if it is the one that is named."""
     checkpoint.verify(folder)
-    told = json.loads((folder / "config.json").read_text())
+    told = read_description(folder)
     converted = told.get("source", {}).get("name")
     if converted != entry.name:
         raise ValueError(
             f"{folder} holds {converted or 'a tokenizer that was not converted'}, not {entry.name}; name it as it is, "
             "or by its folder alone"
         )
-    return restore(folder, told["tokenizer"], trust=trust)
+    return restore(folder, told.get("tokenizer"), trust=trust)
