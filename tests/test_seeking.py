@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 from magi.seeds import generator
+from magi.selftest.clips import CLIPS, make_clips
+from magi.selftest.mutation import damaged
+from magi.selftest.reading import FAILURES, judge
 from magi.video import BadVideo, DecodedVideo, SoughtVideo, decode_video, open_video, seeking
 from magi.video.damage import is_whole
-from tests.fuzz_videos import CLIPS, FAILURES, damage, judge, make_clips
 from tests.videos import encode, moving, stamped, stamps
 
 # Codec, pixel format, options of each kind of file, and whether frames are sought in it or decoded from the start.
@@ -284,7 +286,7 @@ def test_300_damaged_files(clips: dict[str, Path], tmp_path: Path) -> None:
         form = list(CLIPS)[trial % len(CLIPS)]
         random = generator(1, "damaged video", trial)
         path = tmp_path / f"{trial}.{form}"
-        path.write_bytes(damage(clips[form].read_bytes(), random))
+        path.write_bytes(damaged(clips[form].read_bytes(), random))
         start = time.monotonic()
         verdict = judge(path, random)
         assert verdict not in FAILURES, f"{form} {trial}: {verdict}"

@@ -23,14 +23,16 @@ from magi.selftest.files import damage_files
 from magi.selftest.kills import kill_trainings
 from magi.selftest.outcome import Outcome, told
 from magi.selftest.seeds import repeat_seeds
+from magi.selftest.videos import damage_videos
 
-Name = Literal["kills", "crashes", "damage", "files", "elastic", "seeds", "endless"]
+Name = Literal["kills", "crashes", "damage", "files", "videos", "elastic", "seeds", "endless"]
 Level = Literal["quick", "full"]
 TESTS: dict[Name, tuple[Callable[..., Outcome], dict[Level, int]]] = {
     "kills": (kill_trainings, {"quick": 40, "full": 1000}),
     "crashes": (crash_saves, {"quick": 200, "full": 200}),
     "damage": (damage_checkpoints, {"quick": 100, "full": 1000}),
     "files": (damage_files, {"quick": 2000, "full": 20_000}),
+    "videos": (damage_videos, {"quick": 300, "full": 10_000}),
     "elastic": (change_processes, {"quick": 20, "full": 200}),
     "seeds": (repeat_seeds, {"quick": 8, "full": 30}),
     "endless": (roll_endlessly, {"quick": 60, "full": 2000}),
