@@ -8,13 +8,14 @@ INSTALLED := .venv/installed
 # Threads that wait should sleep: spinning ones slow every other process down.
 export OMP_WAIT_POLICY = passive
 
-.PHONY: help demo test check mutants clean
+.PHONY: help demo test check mutants audit clean
 
 help:
 	@echo "make demo     continue videos with the shipped model and train a toy one; then open demo/index.html"
 	@echo "make test     check every claim of this project"
 	@echo "make check    style, types and layers"
 	@echo "make mutants  plant bugs and require the tests to find them"
+	@echo "make audit    known vulnerabilities of what is installed; asks the network"
 	@echo "make clean    delete the environment and what was made"
 
 demo: $(INSTALLED)
@@ -30,6 +31,10 @@ check: $(INSTALLED)
 
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants.run
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet "pip-audit>=2.9"
+	$(BIN)/python -m pip_audit --skip-editable
 
 clean:
 	rm -rf .venv demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
