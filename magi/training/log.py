@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,3 +85,20 @@ def clock(seconds: float) -> str:
         return "-:--:--"
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def announce(message: str | None) -> None:
+    """Print a line that stays, over the progress bar if there is one."""
+    if message is None:
+        return
+    print(f"\x1b[K{message}" if sys.stdout.isatty() else message, flush=True)
+
+
+def show_progress(samples: int, total: int, losses: Mapping[str, float], rate: Rate) -> None:
+    """Show where a run is, on a line that the next one replaces if anybody watches."""
+    share = samples / total
+    bar = "█" * int(20 * share) + "·" * (20 - int(20 * share))
+    told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    left = clock(rate.eta(total - samples))
+    line = f"{bar} {100 * share:5.1f}%  {samples:,}  {told}  {rate.per_second:.1f} clips/s  left {left}"
+    print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from magi.training.determinism import MEANING, level_of, make_deterministic
 from magi.training.ema import Ema
 from magi.training.gradients import Losses, check_parts, fast_gradient, tree_gradient
 from magi.training.graphs import Compute, GraphedStep, Outputs
-from magi.training.log import MetricsLog, Rate, clock
+from magi.training.log import MetricsLog, Rate, announce, show_progress
 from magi.training.optim import OptimConfig, build_optimizer, learning_rate
 from magi.training.saving import Saver
 from magi.training.sharding import Sharding, blank_copy, mesh_of, shard, shard_alike, unsharded, whole
@@ -224,13 +223,10 @@ def _train(
             last = state.samples >= config.total_samples
             if due(state.samples, config.batch_size, config.log_every) or last:
                 rate.update(state.samples)
-                means = {name: distributed.all_reduce_mean(value.detach()) for name, value in losses.items()}
+                means = {name: float(distributed.all_reduce_mean(value.detach())) for name, value in losses.items()}
                 report(log, state, means, float(norm), rate, config)
             if evaluate is not None and (due(state.samples, config.batch_size, config.evaluate_every) or last):
-                scores = dict(evaluate(state.samples, ema.whole()))
-                if log is not None:
-                    log.write({"samples": state.samples, **scores})
-                    announce("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+                judge(log, state.samples, dict(evaluate(state.samples, ema.whole())))
             stop, writing = distributed.each_any(bool(stop_asked()), saver.is_writing)
             if not writing:
                 announce(saver.commit())
@@ -335,13 +331,6 @@ def step_of(model: nn.Module, config: TrainConfig, distributed: Distributed) -> 
     return GraphedStep(compute, parameters) if config.cuda_graphs else compute
 
 
-def announce(message: str | None) -> None:
-    """Print a line that stays, over the progress bar if there is one."""
-    if message is None:
-        return
-    print(f"\x1b[K{message}" if sys.stdout.isatty() else message, flush=True)
-
-
 def refuse_non_finite(
     loss: Tensor, norm: Tensor, state: TrainingState, samples: list[int], run_dir: Path, distributed: Distributed
 ) -> None:
@@ -374,7 +363,7 @@ def refuse_non_finite(
 def report(
     log: MetricsLog | None,
     state: TrainingState,
-    means: Mapping[str, Tensor],
+    means: Mapping[str, float],
     norm: float,
     rate: Rate,
     config: TrainConfig,
@@ -382,21 +371,15 @@ def report(
     """Write one line of metrics and show where the run is."""
     if log is None:
         return
-    lr = state.optimizer.param_groups[0]["lr"]
-    values = {name: float(value) for name, value in means.items()}
-    log.write(
-        {
-            "samples": state.samples,
-            "step": state.step,
-            **values,
-            "grad_norm": norm,
-            "lr": lr,
-            "samples_per_second": round(rate.per_second, 2),
-        }
-    )
-    share = state.samples / config.total_samples
-    bar = "█" * int(20 * share) + "·" * (20 - int(20 * share))
-    losses = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
-    left = clock(rate.eta(config.total_samples - state.samples))
-    line = f"{bar} {100 * share:5.1f}%  {state.samples:,}  {losses}  {rate.per_second:.1f} clips/s  left {left}"
-    print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)
+    step = {"grad_norm": norm, "lr": state.optimizer.param_groups[0]["lr"]}
+    pace = {"samples_per_second": round(rate.per_second, 2)}
+    log.write({"samples": state.samples, "step": state.step, **means, **step, **pace})
+    show_progress(state.samples, config.total_samples, means, rate)
+
+
+def judge(log: MetricsLog | None, samples: int, scores: Mapping[str, float]) -> None:
+    """Write and show what an evaluation found."""
+    if log is None:
+        return
+    log.write({"samples": samples, **scores})
+    announce("  " + "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
