@@ -14,7 +14,7 @@ from magi.model.forcing import ctf_mask
 from magi.report import page as html
 from magi.report.console import Steps, table
 from magi.report.figures import INKS, Curve, chart, ctf_mask_figure, standalone
-from magi.report.films import GrowingFilm
+from magi.report.films import GrowingFilm, files_of
 from magi.report.page import Html
 from magi.report.panels import GIVEN, MADE, SCALE, Panel, held, side_by_side, strip
 from magi.video import read_video
@@ -90,15 +90,20 @@ def test_borders_tell_given_frames_from_made_ones() -> None:
 
 
 def test_a_film_can_be_watched_while_it_grows(tmp_path: Path) -> None:
-    """Each frame is in the file when it has been appended, but for the last at most; a GIF follows at the end."""
+    """Each frame is in the file when it has been appended, but for the last at most, from when it has its name; a GIF
+    follows at the end, and of drafts nothing stays."""
     clip = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    with GrowingFilm(tmp_path / "film", context=clip[:2], truth=clip[2:], size=16, fps=8, plain=False) as film:
+    stem, draft = tmp_path / "film", tmp_path / "draft"
+    with GrowingFilm(stem, draft=draft, context=clip[:2], truth=clip[2:], size=16, fps=8, plain=False) as film:
         for done, frame in enumerate(clip[2:], start=3):
             film.append(frame)
+            assert (tmp_path / "film.mp4").exists() == (done > 3)
+            film.reveal()
             assert len(read_video(tmp_path / "film.mp4").frames) >= done - 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(film.files) == ["film.gif", "film.mp4"]
-    for name in film.files:
-        frames = read_video(tmp_path / name).frames
+    files = files_of(stem, plain=False)
+    assert sorted(tmp_path.iterdir()) == sorted(files) == [tmp_path / "film.gif", tmp_path / "film.mp4"]
+    for path in files:
+        frames = read_video(path).frames
         assert frames.shape == (4, 16 * 18, 2 * 16 * 18, 3)
         assert np.abs(frames[:, 8, 8].astype(int) - GIVEN).max() < 20, "the truth, on the left, was not made"
         assert np.abs(frames[2:, 8, -8].astype(int) - MADE).max() < 20
