@@ -33,7 +33,7 @@ class Journal:
     """The finished latent frames of a batch of videos, the next one after `done` others."""
 
     def __init__(self, path: Path, of: Mapping[str, Any]) -> None:
-        """Read the journal of an interrupted call, or be ready to begin one with the first frame.
+        """Read the journal of an interrupted call; without one, be ready to begin it.
 
         Args:
             path: of the file.
