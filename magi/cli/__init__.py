@@ -18,6 +18,12 @@ from importlib import import_module
 from magi import __version__
 from magi.threads import configure_threads
 
+TROUBLE = {
+    "out of memory": "out of memory; take smaller batches, or a smaller model: ",
+    "DataLoader worker": "a process that loads clips died; checkpoints are whole, run the same command again: ",
+}
+"""What torch raises as it raises bugs, by its sign, and is none: what the user is told before it."""
+
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("magi.cli.demo", "see the shipped model at work, and a toy model learn, on one page"),
     "train": ("magi.cli.train", "train a model on a folder of videos, or on the procedural world"),
@@ -101,9 +107,10 @@ def _run(verb: str, arguments: list[str]) -> int:
             tell("", error)
             return MISUSE
         except RuntimeError as error:
-            if "--debug" in arguments or "out of memory" not in str(error):
+            known = [said for sign, said in TROUBLE.items() if sign in str(error)]
+            if "--debug" in arguments or not known:
                 raise
-            tell("out of memory; take smaller batches, or a smaller model: ", error)
+            tell(known[0], error)
             return MISUSE
         except KeyboardInterrupt:
             tell("", "interrupted")

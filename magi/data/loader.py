@@ -22,6 +22,8 @@ from magi.data.clips import Clips, ClipSource, LatentClips, LatentClipSource
 
 Source: TypeAlias = ClipSource | LatentClipSource
 
+PATIENCE = 600.0  # seconds for the next batch: a worker that takes longer hangs
+
 
 def batches(
     source: Source,
@@ -49,6 +51,7 @@ def batches(
     Raises:
         ValueError: `batch_size` does not divide evenly among the ranks or into the parts, or `start` is not at the
             start of a batch. While iterating, what the source raises, also from a worker.
+        ChildProcessError: while iterating: a worker died, or gave nothing for ten minutes.
     """
     if not 0 <= rank < world_size or workers < 0:
         raise ValueError(f"need 0 <= rank < world_size and workers >= 0, got {rank}, {world_size} and {workers}")
@@ -78,13 +81,22 @@ def _prepared_ahead(source: Source, positions: Iterator[Sequence[int]], workers:
         collate_fn=_unchanged,
         worker_init_fn=_prepare_worker,
         generator=torch.Generator(),  # without one, the loader draws from the global generator
+        timeout=PATIENCE,
     )
     with _deferred_signals():
         prepared = iter(loader)  # forks the workers
-    for batch in prepared:
-        if isinstance(batch, ValueError):
-            raise batch
-        yield batch
+    try:
+        for batch in prepared:
+            if isinstance(batch, ValueError):
+                raise batch
+            yield batch
+    except RuntimeError as error:  # of the loader alone: what a source raises comes as it is
+        if "DataLoader" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"no clips came for {PATIENCE:.0f} s, or a process that loads them died ({str(error).splitlines()[0]}). "
+            "Checkpoints are whole: run the same command again, with --train.workers 0 to see where it stops"
+        ) from error
 
 
 @contextmanager

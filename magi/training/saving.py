@@ -85,6 +85,8 @@ class Saver:
         self, pending: Pending, tensors: Mapping[str, Mapping[str, Tensor]], documents: Mapping[str, Any]
     ) -> None:
         try:
+            if not self.run_dir.is_dir():  # not made again: under its name may be another disk by now
+                raise CheckpointError(f"the folder {self.run_dir} has vanished")
             checkpoint.write_part(pending.temporary, tensors, documents, part=self.distributed.rank)
         except Exception as error:
             pending.error = error  # for the training to raise
