@@ -264,8 +264,8 @@ def start_ranks(out: Path, *more: str, patch: Callable[[int], None] = lambda _ra
 
 
 def test_a_process_that_dies(tmp_path: Path) -> None:
-    """The first of two, which writes: the other does not wait for it, ends within seconds and not with success, and both
-    go on from what was saved; in a tree, to the bits of one process."""
+    """The first of two, which writes: the other does not wait for it, ends within seconds and not with success; both
+    go on from what was saved, in a tree to the bits of one process."""
     out = tmp_path / "run"
     ranks = start_ranks(out)
     while not toy.steps_of(out):
