@@ -277,7 +277,8 @@ def newest_valid(run_dir: Path) -> Path | None:
             verify(directory)
         except CheckpointError as error:
             reasons.append(str(error))
-            warnings.warn(f"passing over a damaged checkpoint: {error}", stacklevel=2)
+            more = f"a disk error or a partial copy; magi checkpoint verify {run_dir}"
+            warnings.warn(f"passing over a damaged checkpoint: {error} ({more})", stacklevel=2)
         else:
             return directory
     if reasons:

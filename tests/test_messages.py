@@ -1,0 +1,165 @@
+"""Claims about what users are told: one line with what, where, both values, and what to do."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import warnings
+from collections import namedtuple
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from magi import checkpoint
+from magi.locks import only_writer
+from magi.training.loop import NonFiniteError
+from magi.video import read_video
+from tests.toy_runs import RUN, run
+
+Provoke = Callable[[Path], str]
+
+
+def trained(folder: Path) -> Path:
+    """A run that has ended, with checkpoints of the steps 9 and 10."""
+    run(folder / "run")
+    return folder / "run"
+
+
+def cut(path: Path) -> None:
+    """Lose the last byte."""
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damaged(folder: Path) -> str:
+    out = trained(folder)
+    cut(out / "step-00000010" / "ema.safetensors")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert checkpoint.newest_valid(out) == out / "step-00000009"
+    (warning,) = heard
+    return str(warning.message)
+
+
+def nothing_intact(folder: Path) -> str:
+    out = trained(folder)
+    for step in checkpoint.steps(out):
+        cut(step / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return error_of(lambda: run(out), checkpoint.CheckpointError)
+
+
+def another_config(folder: Path) -> str:
+    out = trained(folder)
+    other = replace(RUN, seed=3, optim=replace(RUN.optim, lr=0.5))
+    return error_of(lambda: run(out, config=other), checkpoint.CheckpointError)
+
+
+def no_room(folder: Path) -> str:
+    usage = namedtuple("usage", "total used free")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _path: usage(10**6, 999_000, 1_000))
+        return error_of(lambda: run(folder / "run"), checkpoint.CheckpointError)
+
+
+def overwritten(folder: Path) -> str:
+    (folder / "there").mkdir()
+    return error_of(lambda: checkpoint.save(folder / "there", {}, {}), checkpoint.CheckpointError)
+
+
+def not_finite(folder: Path) -> str:
+    return error_of(lambda: run(folder / "run", at=22, poison=math.inf), NonFiniteError)
+
+
+def two_writers(folder: Path) -> str:
+    child = os.fork()
+    if not child:
+        with only_writer(folder / "run"):
+            (folder / "locked").touch()
+            while not (folder / "done").exists():
+                pass
+        os._exit(0)
+    while not (folder / "locked").exists():
+        pass
+    try:
+        return error_of(lambda: run(folder / "run"), ValueError).replace(str(child), "PID")
+    finally:
+        (folder / "done").touch()
+        os.waitpid(child, 0)
+
+
+def bad_video(folder: Path) -> str:
+    (folder / "run").write_bytes(b"no video")
+    return error_of(lambda: read_video(folder / "run"), ValueError)
+
+
+def unfit_tensors(folder: Path) -> str:
+    checkpoint.save(folder / "run", {"model": {"weight": torch.ones(2, 3)}}, {})
+    expected = {"weight": torch.ones(3, 2), "bias": torch.ones(2)}
+    return error_of(lambda: checkpoint.load_tensors(folder / "run", "model", expected), checkpoint.CheckpointError)
+
+
+def error_of(action: Callable[[], object], kind: type[Exception]) -> str:
+    """What the error says."""
+    with pytest.raises(kind) as caught:
+        action()
+    return str(caught.value)
+
+
+CASES: list[tuple[Provoke, tuple[str, ...]]] = [
+    (
+        damaged,
+        (r"run/step-00000010: ema.safetensors has [\d,]+ bytes instead of [\d,]+", "magi checkpoint verify .*/run"),
+    ),
+    (
+        nothing_intact,
+        (r"/run: none of its checkpoints is intact", "model.safetensors has", "restore one or use another"),
+    ),
+    (
+        another_config,
+        (
+            r"/run/step-00000010",
+            r"seed: saved 0, now 3",
+            r"lr: saved 0\.01, now 0\.5",
+            "Nothing was loaded",
+            "Resume with",
+        ),
+    ),
+    (
+        no_room,
+        (
+            r"/run/step-00000003 could not",
+            r"needs [\d,]+ bytes and the disk has 1,000 free",
+            "before it is none",
+            "run",
+        ),
+    ),
+    (overwritten, (r"/there already exists and is never overwritten", "delete it or save elsewhere")),
+    (not_finite, (r"/run: loss nan, gradient norm nan", "at step 5", "weights were", "--train.optim.lr")),
+    (two_writers, (r"/run", "PID", "stop|wait|another folder|other folder")),
+    (bad_video, (r"/run", "is not a readable mp4, mov, avi")),
+    (
+        unfit_tensors,
+        (
+            r"/run/model.safetensors does not fit, 2 differences",
+            r"shape \(2, 3\), expected \(3, 2\)",
+            "bias is missing",
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("provoke", "parts"), CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_errors_say_what_where_how_much_and_what_to_do(
+    provoke: Provoke, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    """In one line, with the path, the values that differ, and the next step."""
+    told = provoke(tmp_path)
+    assert "\n" not in told.strip()
+    for part in parts:
+        assert re.search(part, told), f"{part!r} is not in {told!r}"
