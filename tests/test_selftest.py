@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import signal
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +15,18 @@ from typing import Any
 import pytest
 import torch
 
-from magi.checkpoint import load_tensors, verify
+from magi.checkpoint import load_tensors
+from magi.sampling.past import Past
 from magi.selftest import command, toy
+from magi.selftest.children import attempts
 from magi.selftest.command import TESTS
-from magi.selftest.damage import damage_checkpoints
+from magi.selftest.crashes import watch
+from magi.selftest.endless import roll_endlessly
+from magi.selftest.files import told, watched
 from magi.selftest.kills import kill_trainings
 from magi.selftest.outcome import Outcome
+from magi.selftest.planted import Bug, plant_bugs
+from magi.selftest.traps import pickles, traps
 from magi.training.state import TrainingState
 
 QUIET: Any = lambda _message: None  # noqa: E731
@@ -27,10 +38,14 @@ def prepared() -> None:
     toy.prepare()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", TESTS)
 def test_promises_are_kept(name: Any, tmp_path: Path) -> None:
-    """SIGKILL at random moments, a third of them inside a save, damaged checkpoints, other numbers of processes: each
-    in a real training by the real command, with workers and dropout, and nothing is lost."""
+    """SIGKILL at random moments, a third of them inside a save, power loss at all moments of a save, damaged
+    checkpoints, other numbers of processes: each in a real training by the real command, with workers and dropout, and
+    nothing is lost. Damaged and malicious files of models and videos are refused or read, and nothing else. A seed is a
+    video however it is made, and a video may be endless. And each of these tests sees the bugs that are planted for
+    it."""
     test, trials = TESTS[name]
     outcome = test(tmp_path, trials=trials["quick"], seed=0, say=QUIET)
     assert not outcome.failures and outcome.trials >= trials["quick"] and outcome.kept
@@ -51,11 +66,97 @@ def test_a_broken_resume_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert any("other bits than undisturbed" in failure for failure in outcome.failures) and not outcome.kept
 
 
-def test_unnoticed_damage_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes alone do not tell of a flipped bit."""
-    monkeypatch.setattr("magi.checkpoint.verify", lambda directory: verify(directory, sizes_only=True))
-    outcome = damage_checkpoints(tmp_path, trials=20, seed=0, say=QUIET)
-    assert any(failure.startswith("flip of") for failure in outcome.failures)
+def test_a_bug_that_is_not_seen_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that changes nothing, and one at which its test breaks off without a verdict, turn the table red."""
+
+    def breaks(_folder: Path, **_options: Any) -> Outcome:
+        raise KeyError
+
+    def passes(_folder: Path, *, seed: int, say: Any) -> Outcome:
+        return Outcome("", seed, trials=1)
+
+    bugs = (Bug("harmless", lambda: None, passes), Bug("broken", lambda: None, breaks))
+    monkeypatch.setattr("magi.selftest.planted.BUGS", bugs)
+    outcome = plant_bugs(tmp_path, trials=2, seed=0, say=QUIET)
+    assert outcome.failures == ["harmless: was not seen", "broken: ended its process, code 70"]
+
+
+def test_what_ends_a_process_is_told_and_the_next_attempt_made() -> None:
+    """A crash, a hang, too much memory: each is told of its attempt alone."""
+
+    def attempt(number: int) -> str:
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if number == 3:
+            time.sleep(60)
+        if number == 4:
+            return told(lambda: bytearray(2**30))
+        return str(number)
+
+    found = list(attempts(range(6), attempt, seconds=1, memory_bytes=2**28))
+    if sys.platform != "linux":  # which alone enforces it
+        found[4] = (4, "MemoryError: ")
+    assert found == [
+        (0, "0"), (1, "ended its process, code -11"), (2, "2"), (3, "took longer than 1 s"), (4, "MemoryError: "),
+        (5, "5"),
+    ]  # fmt: skip
+
+
+def test_code_that_runs_is_noticed(tmp_path: Path) -> None:
+    """Every trap, sprung: by what Python hears of it, or by what it leaves."""
+    left = tmp_path / "left"
+    names = list(traps(left))
+    pickles(tmp_path, left)
+
+    def spring(number: int) -> str:
+        content = pickle.dumps(traps(left)[names[number]])
+        return watched(lambda: told(lambda: pickle.loads(content)), left=left, own=tmp_path / "out")
+
+    for number, verdict in attempts(range(len(names)), spring, seconds=20, batch=1):
+        assert "code was run" in verdict or verdict == "ended its process, code 0", names[number]  # execv leaves nobody
+        left.unlink(missing_ok=True)
+
+
+def test_a_disk_keeps_what_was_flushed_and_perhaps_more(tmp_path: Path) -> None:
+    """A file may be there with its content, half of it or none, or not be there, until it and its folder were flushed;
+    a renamed file has one of its names."""
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "old").write_bytes(b"old")
+
+    def flush(path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+    def act() -> None:
+        (root / "new").write_bytes(b"news")
+        flush(root / "new")
+        flush(root)
+        os.rename(root / "new", root / "newest")
+
+    moments = [[dict(tree) for tree in moment.left] for moment in watch(root, act)]
+    old = {"old": b"old"}
+    assert all(tree in moments[0] for tree in (old, *({**old, "new": content} for content in (b"news", b"ne", b""))))
+    assert [tree for tree in moments[1] if tree not in (old, {**old, "new": b"news"})] == []
+    assert moments[2] == [{**old, "new": b"news"}] * 3
+    assert moments[3][:2] == [{**old, "newest": b"news"}, {**old, "new": b"news"}]
+    assert {len(tree) for tree in moments[3]} == {2}
+
+
+def test_a_rollout_that_slows_down_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that takes a little more time than the one before, as with a past that is never forgotten."""
+    commit = Past.commit
+
+    def slower(self: Past, tokens: torch.Tensor) -> None:
+        commit(self, tokens)
+        until = time.process_time() + 3e-3 * self.count
+        while time.process_time() < until:
+            pass
+
+    monkeypatch.setattr(Past, "commit", slower)
+    outcome = roll_endlessly(tmp_path, trials=26, seed=0, say=QUIET)
+    assert len(outcome.failures) == 1 and "later frames take +" in outcome.failures[0]
 
 
 def test_the_numbers_of_a_checkpoint_are_all_in_its_state(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -60,6 +61,7 @@ def attempts(
 
 
 def _run(told: int, numbers: range, attempt: Attempt, memory_bytes: int | None) -> int:
+    faulthandler.disable()  # the parent tells in one line what happened
     if memory_bytes is not None:
         bound_memory(memory_bytes)
     for number in numbers:

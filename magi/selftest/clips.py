@@ -79,8 +79,8 @@ def make_clips(folder: Path) -> dict[str, Path]:
 
 
 def pretenders(folder: Path, clip: Path) -> dict[str, Path]:
-    """Write files that claim to be videos and are none, by what they are, beside a `clip`, which is one and to which some
-    of them point."""
+    """Write files that claim to be videos and are none, by what they are; beside a `clip`, which is a video, and to
+    which some of them point."""
     contents = {
         "nothing": b"",
         "a text": b"This is not a video.\n" * 100,

@@ -22,10 +22,11 @@ from magi.selftest.endless import roll_endlessly
 from magi.selftest.files import damage_files
 from magi.selftest.kills import kill_trainings
 from magi.selftest.outcome import Outcome, told
+from magi.selftest.planted import plant_bugs
 from magi.selftest.seeds import repeat_seeds
 from magi.selftest.videos import damage_videos
 
-Name = Literal["kills", "crashes", "damage", "files", "videos", "elastic", "seeds", "endless"]
+Name = Literal["kills", "crashes", "damage", "files", "videos", "elastic", "seeds", "endless", "planted"]
 Level = Literal["quick", "full"]
 TESTS: dict[Name, tuple[Callable[..., Outcome], dict[Level, int]]] = {
     "kills": (kill_trainings, {"quick": 40, "full": 1000}),
@@ -36,6 +37,7 @@ TESTS: dict[Name, tuple[Callable[..., Outcome], dict[Level, int]]] = {
     "elastic": (change_processes, {"quick": 20, "full": 200}),
     "seeds": (repeat_seeds, {"quick": 8, "full": 30}),
     "endless": (roll_endlessly, {"quick": 60, "full": 2000}),
+    "planted": (plant_bugs, {"quick": 20, "full": 20}),
 }
 """By name the test and how many trials each level makes; where a test makes all there are, at least how many."""
 
@@ -47,9 +49,12 @@ class SelftestArguments:
     $ magi selftest
     $ magi selftest --level full --json selftest.json
 
-    Real trainings, of a second each, are killed, their checkpoints damaged, their processes made more and fewer; what
-    must be the same is compared bit for bit. quick takes a minute or two, full about half an hour. The exit code is 1
-    if a promise was broken; the table says how to provoke it again.
+    Real trainings, of a second each, are killed, their checkpoints damaged, their processes made more and fewer; a save
+    is cut off at every moment; damaged and malicious files are read; videos are made again in other ways, and without
+    end. What must be the same is compared bit for bit. At last bugs are planted, which these tests must see.
+
+    quick takes about two minutes, full about an hour. The exit code is 1 if a promise was broken; the table says how to
+    provoke it again.
     """
 
     level: Level = "quick"

@@ -12,13 +12,13 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from unittest import mock
 
 import torch
@@ -37,7 +37,8 @@ from magi.training.state import TrainingState
 Tree = Mapping[str, bytes | None]
 """What is on a disk: relative names to contents; None is a folder."""
 Cached = Literal["kept", "torn", "lost"]
-CACHED: tuple[Cached, ...] = ("kept", "torn", "lost")
+Way = Literal["one process", "two processes"]
+ENOUGH = 5  # moments at which something is lost, after which no more are looked at
 CALLS = ("fsync", "rename", "replace", "unlink", "remove", "mkdir", "rmdir")  # of `os`
 
 
@@ -73,7 +74,7 @@ class Disk:
     def after_power_loss(self) -> Iterator[Tree]:
         """What may be found when the machine starts again; first what another process would see now."""
         root = self._numbers[self.root.stat().st_ino]
-        for cached in CACHED:
+        for cached in get_args(Cached):
             yield from self._trees(root, "", cached)
 
     def _look(self, path: Path, seen: dict[int, int]) -> int:
@@ -146,7 +147,9 @@ def write_tree(folder: Path, tree: Tree) -> None:
             (folder / name).write_bytes(content)
 
 
-def crash_saves(folder: Path, *, trials: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def crash_saves(
+    folder: Path, *, trials: int, seed: int, say: Callable[[str], None], ways: Collection[Way] = get_args(Way)
+) -> Outcome:
     """Stop the machine at every moment of saving a run's second checkpoint and deleting its first.
 
     Args:
@@ -154,25 +157,34 @@ def crash_saves(folder: Path, *, trials: int, seed: int, say: Callable[[str], No
         trials: so many states of the disk there are at least, or what was watched is not the whole of it.
         seed: of the numbers that are saved.
         say: hears of the progress.
+        ways: to save.
     """
     outcome = Outcome("power loss at any moment of a save: the old checkpoint or the new one loads", seed)
     start, moments = time.perf_counter(), 0
-    for name, save in SAVES.items():
-        out = folder / name
+    for name in ways:
+        save, out = SAVES[name], folder / name
         out.mkdir()
         save(out, _state(seed, step=1))
         old = toy.final_state(out)
         watched = watch(out, partial(save, out, _state(seed, step=2)))
         new = toy.final_state(out)
         found: dict[frozenset[tuple[str, bytes | None]], str] = {}
+        bad = 0
         for moment in watched:
             wanted = {new} if moment is watched[-1] else {old, new}
+            wrong = _torn(folder / "disk", moment.left[0])
             for tree in moment.left:
                 key = frozenset(tree.items())
                 if key not in found:
                     found[key] = _resumed(folder / "disk", tree)
                 if found[key] not in wanted:
-                    outcome.failures.append(f"{name}, {moment.name}: {found[key]} of {', '.join(sorted(tree))}")
+                    wrong = f"{found[key]} of {', '.join(sorted(tree))}"
+                    break
+            if wrong:
+                outcome.failures.append(f"{name}, {moment.name}: {wrong}")
+                bad += 1
+            if bad == ENOUGH:
+                break
         outcome.trials += len(found)
         moments += len(watched)
         say(f"{name}: {len(watched)} moments, {len(found)} states of the disk, {len(outcome.failures)} failures")
@@ -218,7 +230,20 @@ def _save_parts(out: Path, state: TrainingState) -> None:
     checkpoint.prune(out, keep=1)
 
 
-SAVES: dict[str, Callable[[Path, TrainingState], None]] = {"one process": _save, "two processes": _save_parts}
+SAVES: dict[Way, Callable[[Path, TrainingState], None]] = {"one process": _save, "two processes": _save_parts}
+
+
+def _torn(folder: Path, tree: Tree) -> str:
+    """What is wrong with checkpoints that another process sees; nothing if all are whole."""
+    write_tree(folder, tree)
+    try:
+        for step in checkpoint.steps(folder):
+            checkpoint.verify(step)
+    except CheckpointError as error:
+        return f"a torn checkpoint can be seen: {error}"
+    finally:
+        shutil.rmtree(folder)
+    return ""
 
 
 def _resumed(folder: Path, tree: Tree) -> str:

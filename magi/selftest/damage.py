@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from numpy.random import Generator
@@ -55,7 +55,9 @@ def zeroed(path: Path, numbers: Generator, _twin: Path) -> None:
 DAMAGE = (flip, flip, flip, cut, empty, missing, swapped, zeroed)  # a flipped bit is what no format notices
 
 
-def damage_checkpoints(folder: Path, *, trials: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def damage_checkpoints(
+    folder: Path, *, trials: int, seed: int, say: Callable[[str], None], settings: Sequence[str] = ()
+) -> Outcome:
     """Damage so often the newest of two checkpoints of a real run, each time in one file.
 
     Args:
@@ -63,12 +65,13 @@ def damage_checkpoints(folder: Path, *, trials: int, seed: int, say: Callable[[s
         trials: damaged checkpoints.
         seed: of what, where and how.
         say: hears of the progress.
+        settings: more of them, for the run.
     """
     outcome = Outcome(
         "checkpoints with a flipped bit, cut, emptied, swapped: noticed, and the one before is used", seed
     )
     numbers, start = generator(seed, "damage"), time.perf_counter()
-    toy.uninterrupted(folder / "run", "--train.parts", "1")
+    toy.uninterrupted(folder / "run", "--train.parts", "1", *settings)
     *_, before, newest = toy.steps_of(folder / "run")
     whole = folder / "whole"
     shutil.copytree(newest, whole)

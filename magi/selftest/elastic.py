@@ -16,7 +16,15 @@ from magi.selftest.outcome import Outcome
 WAYS = ((1, 2, 1), (4,))  # numbers of processes, one after another
 
 
-def change_processes(folder: Path, *, trials: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def change_processes(
+    folder: Path,
+    *,
+    trials: int,
+    seed: int,
+    say: Callable[[str], None],
+    ways: Sequence[tuple[int, ...]] = WAYS,
+    settings: Sequence[str] = (),
+) -> Outcome:
     """Train for `trials` steps in each way and compare with one process.
 
     Args:
@@ -24,15 +32,17 @@ def change_processes(folder: Path, *, trials: int, seed: int, say: Callable[[str
         trials: optimizer steps of each run; a multiple of 20.
         seed: of the training.
         say: hears of the progress.
+        ways: numbers of processes, one after another.
+        settings: more of them, for every run.
     """
     outcome = Outcome("1, 1 then 2 then 1, and 4 processes: the same weights, bit for bit", seed)
     start = time.perf_counter()
     whole = trials * toy.BATCH
-    more = ["--train.seed", str(seed), "--train.checkpoint-every", str(whole // 5)]
+    more = [*settings, "--train.seed", str(seed), "--train.checkpoint-every", str(whole // 5)]
     began = time.perf_counter()
     expected = toy.uninterrupted(folder / "one", *more, "--train.total-samples", str(whole))
     alone = time.perf_counter() - began
-    for way in WAYS:
+    for way in ways:
         out, name = folder / "-".join(map(str, way)), " then ".join(map(str, way))
         for turn, processes in enumerate(way, start=1):
             length = whole if turn == len(way) else (turn * trials // len(way) // 5) * 5 * toy.BATCH

@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from magi.tokenizers.published import trust
 SECONDS, STARTING = 5.0, 60.0  # that a file may take; and where another interpreter is started for it
 MEMORY = 50 * 2**20  # bytes beside the file's own
 REFUSED = (trust.NEEDS_TRUST, trust.FAILED)  # how the reader of files that are code ends
-WAYS = ("tensors",) * 26 + ("manifest",) * 8 + ("config",) * 3 + ("model",) * 2 + ("tokenizer",)
+WAYS = ("tensors",) * 27 + ("manifest",) * 8 + ("config",) * 2 + ("model",) * 2 + ("tokenizer",)
 """What is damaged in which share of the trials: what takes a whole model to read is rarer."""
 HARMFUL = frozenset({
     "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen",
@@ -42,7 +42,9 @@ HARMFUL = frozenset({
 """Of Python's audit events those that no honest file leads to."""
 
 
-def damage_files(folder: Path, *, trials: int, seed: int, say: Callable[[str], None]) -> Outcome:
+def damage_files(
+    folder: Path, *, trials: int, seed: int, say: Callable[[str], None], malicious: Collection[str] | None = None
+) -> Outcome:
     """Read so many damaged files of a release, and all malicious ones.
 
     Args:
@@ -50,6 +52,7 @@ def damage_files(folder: Path, *, trials: int, seed: int, say: Callable[[str], N
         trials: damaged files.
         seed: of what, where and how.
         say: hears of the progress.
+        malicious: names of some of these; None is all.
     """
     outcome = Outcome("damaged and malicious model files: no code run, no crash, memory bounded, a typed error", seed)
     start = time.perf_counter()
@@ -67,9 +70,9 @@ def damage_files(folder: Path, *, trials: int, seed: int, say: Callable[[str], N
             outcome.failures.append(f"damaged file {trial}: {verdict}")
         if outcome.trials % 2000 == 0:
             say(f"{outcome.trials} damaged files, {len(outcome.failures)} failures")
-    malicious = _malicious(folder / "malicious", release, largest + MEMORY)
-    names = list(malicious)
-    for trial, verdict in attempts(range(len(names)), lambda i: malicious[names[i]](), seconds=STARTING, batch=1):
+    known = _malicious(folder / "malicious", release, largest + MEMORY)
+    names = [name for name in known if malicious is None or name in malicious]
+    for trial, verdict in attempts(range(len(names)), lambda i: known[names[i]](), seconds=STARTING, batch=1):
         outcome.trials += 1
         if verdict not in ("read", "refused"):
             outcome.failures.append(f"{names[trial]}: {verdict}")
