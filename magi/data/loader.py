@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -22,7 +23,7 @@ from magi.data.clips import Clips, ClipSource, LatentClips, LatentClipSource
 
 Source: TypeAlias = ClipSource | LatentClipSource
 
-PATIENCE = 600.0  # seconds for the next batch: a worker that takes longer hangs
+PATIENCE = 600.0  # seconds for a batch: a worker that takes longer hangs, as on a network disk that is gone
 
 
 def batches(
@@ -34,6 +35,7 @@ def batches(
     world_size: int = 1,
     parts: int | None = None,
     workers: int = 0,
+    timeout: float | None = None,
 ) -> Generator[Any, None, None]:
     """Yield this rank's parts of the global batches from sample `start` on, without end; closing it ends the workers.
 
@@ -47,11 +49,12 @@ def batches(
         parts: into how many equal parts a global batch is cut, of which each rank's slice holds as many; by default one
             per rank. They come one after the other.
         workers: processes that prepare batches ahead; 0 prepares them here. The batches are the same.
+        timeout: seconds to wait for a batch of a worker, `PATIENCE` by default; without workers nothing is timed.
 
     Raises:
         ValueError: `batch_size` does not divide evenly among the ranks or into the parts, or `start` is not at the
             start of a batch. While iterating, what the source raises, also from a worker.
-        ChildProcessError: while iterating: a worker died, or gave nothing for ten minutes.
+        ChildProcessError: while iterating: a worker died, or was waited for in vain; with the samples that are missing.
     """
     if not 0 <= rank < world_size or workers < 0:
         raise ValueError(f"need 0 <= rank < world_size and workers >= 0, got {rank}, {world_size} and {workers}")
@@ -64,39 +67,54 @@ def batches(
         raise ValueError(
             f"parts must be a multiple of the {world_size} ranks and divide the batch of {batch_size}, got {parts}"
         )
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
     share, own = batch_size // parts, range(rank * parts // world_size, (rank + 1) * parts // world_size)
     firsts = (batch + part * share for batch in count(start, batch_size) for part in own)
     positions = (range(first, first + share) for first in firsts)
     if workers:
-        return _prepared_ahead(source, positions, workers)
+        return _prepared_ahead(source, positions, workers, PATIENCE if timeout is None else timeout)
     return (source.clips(samples) for samples in positions)
 
 
-def _prepared_ahead(source: Source, positions: Iterator[Sequence[int]], workers: int) -> Generator[Any, None, None]:
+def _prepared_ahead(
+    source: Source, positions: Iterator[Sequence[int]], workers: int, timeout: float
+) -> Generator[Any, None, None]:
+    asked: deque[Sequence[int]] = deque()  # of the workers, and not here yet; batches come in the order of asking
+
+    def noted() -> Iterator[Sequence[int]]:
+        for samples in positions:
+            asked.append(samples)
+            yield samples
+
     loader: DataLoader[Any] = DataLoader(
         _Batches(source),
-        sampler=positions,  # each of its items is a whole batch, which one worker makes
+        sampler=noted(),  # each of its items is a whole batch, which one worker makes
         batch_size=None,
         num_workers=workers,
         collate_fn=_unchanged,
         worker_init_fn=_prepare_worker,
         generator=torch.Generator(),  # without one, the loader draws from the global generator
-        timeout=PATIENCE,
+        timeout=timeout,
     )
     with _deferred_signals():
         prepared = iter(loader)  # forks the workers
-    try:
-        for batch in prepared:
-            if isinstance(batch, ValueError):
-                raise batch
-            yield batch
-    except RuntimeError as error:  # of the loader alone: what a source raises comes as it is
-        if "DataLoader" not in str(error):
-            raise
-        raise ChildProcessError(
-            f"no clips came for {PATIENCE:.0f} s, or a process that loads them died ({str(error).splitlines()[0]}). "
-            "Checkpoints are whole: run the same command again, with --train.workers 0 to see where it stops"
-        ) from error
+    while True:
+        try:
+            batch = next(prepared)
+        except RuntimeError as error:  # of the loader alone: what a source raises comes as it is
+            if "DataLoader" not in str(error):
+                raise
+            hangs = "timed out" in str(error)
+            raise ChildProcessError(
+                f"{f'no clips came for {timeout:g} s' if hangs else 'a process that loads clips died'}; waiting for "
+                f"samples {asked[0][0]} to {asked[0][-1]} ({str(error).splitlines()[0]}). Checkpoints are whole: run "
+                "the same command again, with --train.workers 0 to see where it stops"
+            ) from error
+        asked.popleft()
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
 
 
 @contextmanager

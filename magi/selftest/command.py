@@ -23,10 +23,11 @@ from magi.selftest.files import damage_files
 from magi.selftest.kills import kill_trainings
 from magi.selftest.outcome import Outcome, told
 from magi.selftest.planted import plant_bugs
+from magi.selftest.restarts import restart_trainings
 from magi.selftest.seeds import repeat_seeds
 from magi.selftest.videos import damage_videos
 
-Name = Literal["kills", "crashes", "damage", "files", "videos", "elastic", "seeds", "endless", "planted"]
+Name = Literal["kills", "crashes", "damage", "files", "videos", "elastic", "restarts", "seeds", "endless", "planted"]
 Level = Literal["quick", "full"]
 TESTS: dict[Name, tuple[Callable[..., Outcome], dict[Level, int]]] = {
     "kills": (kill_trainings, {"quick": 40, "full": 1000}),
@@ -35,6 +36,7 @@ TESTS: dict[Name, tuple[Callable[..., Outcome], dict[Level, int]]] = {
     "files": (damage_files, {"quick": 2000, "full": 20_000}),
     "videos": (damage_videos, {"quick": 300, "full": 10_000}),
     "elastic": (change_processes, {"quick": 20, "full": 200}),
+    "restarts": (restart_trainings, {"quick": 1, "full": 10}),
     "seeds": (repeat_seeds, {"quick": 8, "full": 30}),
     "endless": (roll_endlessly, {"quick": 60, "full": 2000}),
     "planted": (plant_bugs, {"quick": 20, "full": 20}),

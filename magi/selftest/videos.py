@@ -112,6 +112,12 @@ def damage_videos(folder: Path, *, trials: int, seed: int, say: Callable[[str], 
             if read.bytes_held > RESIDENT:
                 outcome.failures.append(f"{outcome.trials}, {read.name}: {read.bytes_held:,} bytes were held")
             outcome.trials += 1
+            if outcome.trials % 500 == 0:
+                outcome.failures += [
+                    f"after {outcome.trials} files the whole {name} came to: {again.verdict}"
+                    for name, path in clips.items()
+                    if (again := readers.read(name, path, random)).verdict != "frames"
+                ]
             if outcome.trials % 1000 == 0:
                 say(f"{outcome.trials} files, {len(outcome.failures)} failures")
     outcome.details = {"refused": found["BadVideo"], "MB held": held >> 20, "s for the slowest": round(slowest, 1)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import mmap
 import os
 import select
 import signal
@@ -32,6 +33,7 @@ from magi.video.untrusted import BadVideo
 LENGTHS = struct.Struct("<QQ")  # of header and body
 MAX_HEADER_BYTES = 2**22  # room for the indices of 2**16 frames
 GRACE = 5.0  # seconds after its time by which a process that nobody has stopped ends by itself
+PAGE = mmap.PAGESIZE
 LOOK_UP = 1.0  # seconds between two looks whether the parent still lives
 
 Header = Mapping[str, Any]
@@ -88,6 +90,7 @@ def serve(requests: int, replies: int, *, parent: int, seconds: float, memory_by
         cache_bytes: for the videos that are kept open.
     """
     _settle(keep={requests, replies}, memory_bytes=memory_bytes)
+    roomy = address_space() + memory_bytes // 2
     videos: OrderedDict[tuple[str, int | None], ReadableVideo] = OrderedDict()
     poll = select.poll()
     poll.register(requests, select.POLLIN)
@@ -101,7 +104,11 @@ def serve(requests: int, replies: int, *, parent: int, seconds: float, memory_by
             # The kernel's alarm also ends a decoder that hangs after the parent was killed and can stop it no more.
             signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
             send(replies, *_answer(request, videos, memory_bytes))
-            while len(videos) > 1 and sum(video.num_bytes for video in videos.values()) > cache_bytes:
+            # Decoders and libraries take more for an open video than what is counted: without the second bound a process
+            # that has read thousands of small ones would find no room for the next.
+            while len(videos) > 1 and (
+                sum(video.num_bytes for video in videos.values()) > cache_bytes or address_space() > roomy
+            ):
                 videos.popitem(last=False)
             signal.setitimer(signal.ITIMER_REAL, 0)
     except (EOFError, BrokenPipeError):
@@ -147,12 +154,16 @@ def _settle(keep: set[int], memory_bytes: int) -> None:
                 os.close(file)
     torch.set_num_threads(1)  # the threads of the parent are not here
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    statm = Path("/proc/self/statm")
-    if statm.is_file():  # elsewhere the kernel does not hold processes to this limit
-        pages = int(statm.read_text().split()[0])
+    if used := address_space():  # elsewhere the kernel does not hold processes to this limit
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        wanted = pages * resource.getpagesize() + memory_bytes
+        wanted = used + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def address_space() -> int:
+    """Bytes of address space that this process has; 0 where Linux does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[0]) * PAGE if statm.is_file() else 0
 
 
 def main() -> NoReturn:
