@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -35,8 +38,20 @@ class Numbers:
 class Broken:
     """A source with a mistake in it."""
 
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
     def clips(self, samples: Sequence[int]) -> Clips:
-        raise TypeError("a mistake")
+        raise self.error
+
+
+class Stuck:
+    """A source whose samples from 4 on come too late."""
+
+    def clips(self, samples: Sequence[int]) -> Clips:
+        if samples[0] >= 4:
+            time.sleep(2)
+        return Numbers().clips(samples)
 
 
 class Process:
@@ -121,7 +136,7 @@ def crash(where: str) -> None:
         stream = batches(Numbers(), batch_size=6, start=0, workers=2)
         next(stream)
         if where == "worker":
-            next(batches(Broken(), batch_size=6, start=0, workers=1))
+            next(batches(Broken(TypeError("a mistake")), batch_size=6, start=0, workers=1))
         raise RuntimeError("a mistake")
     except (RuntimeError, TypeError) as error:
         sys.last_value = error  # as the interpreter keeps it, and with it the frames that hold the iterator
@@ -138,9 +153,41 @@ def test_an_error_of_the_source_arrives_as_it_is(workers: int) -> None:
     assert str(caught.value) == "sample 17 is beyond 12"
 
 
+def test_a_mistake_in_a_source_is_not_taken_for_a_death() -> None:
+    """Torch raises a death as a RuntimeError, and what was raised in a worker as what it was: a mistake of this kind
+    keeps its traceback."""
+    with pytest.raises(RuntimeError, match=r"(?s)Caught RuntimeError.*a mistake"):
+        next(batches(Broken(RuntimeError("a mistake")), batch_size=1, start=0, workers=1))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_hangs_is_given_up(workers: int) -> None:
+    """After the time that was given, with the samples that did not come, however far ahead the others are."""
+    stream = batches(Stuck(), batch_size=2, start=0, workers=workers, timeout=0.4)
+    assert [clips.sample.tolist() for clips in islice(stream, 2)] == [[0, 1], [2, 3]]
+    with pytest.raises(ChildProcessError, match=r"no clips came for 0\.4 s; waiting for samples 4 to 5 \(") as caught:
+        next(stream)
+    assert "run the same command again" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_is_told_with_its_samples() -> None:
+    """What a machine without memory does to it is no mistake in this code."""
+    before = set(multiprocessing.active_children())
+    stream = batches(Stuck(), batch_size=2, start=0, workers=1)
+    assert [clips.sample.tolist() for clips in islice(stream, 2)] == [[0, 1], [2, 3]]
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert worker.pid is not None
+    killing = threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL))
+    killing.start()
+    with pytest.raises(ChildProcessError, match="a process that loads clips died; waiting for samples 4 to 5"):
+        next(stream)
+    killing.join()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"timeout": 0.0}, "timeout must be above 0 seconds, got 0.0"),
         ({"start": 4}, "start must be a multiple of batch_size, got 4 for 6"),
         ({"start": -6}, "got -6 for 6"),
         ({"world_size": 4}, "multiple of the number of ranks, got 6 for 4"),

@@ -20,7 +20,9 @@ from magi.threads import configure_threads
 
 TROUBLE = {
     "out of memory": "out of memory; take smaller batches, or a smaller model: ",
-    "DataLoader worker": "a process that loads clips died; checkpoints are whole, run the same command again: ",
+    "DataLoader worker (pid": "a process that loads clips died; checkpoints are whole, run the same command again: ",
+    "by peer": "another process of this training has ended, and what it said tells why; checkpoints are whole, run the "
+    "same command again: ",
 }
 """What torch raises as it raises bugs, by its sign, and is none: what the user is told before it."""
 

@@ -103,9 +103,9 @@ def _prepared_ahead(
         try:
             batch = next(prepared)
         except RuntimeError as error:  # of the loader alone: what a source raises comes as it is
-            if "DataLoader" not in str(error):
+            hangs, died = (sign in str(error) for sign in ("DataLoader timed out", "DataLoader worker (pid"))
+            if not hangs and not died:
                 raise
-            hangs = "timed out" in str(error)
             raise ChildProcessError(
                 f"{f'no clips came for {timeout:g} s' if hangs else 'a process that loads clips died'}; waiting for "
                 f"samples {asked[0][0]} to {asked[0][-1]} ({str(error).splitlines()[0]}). Checkpoints are whole: run "
