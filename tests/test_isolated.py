@@ -331,3 +331,15 @@ def test_limits_are_checked() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             IsolatedReader(**options)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells how much a process has")
+def test_videos_that_stay_open_leave_room_for_the_next(tmp_path: Path) -> None:
+    """Their decoders take more than is counted: without a look at what the process really has, some hundred small files
+    would fill its limit, and every later video would be called bad."""
+    whole = encode(tmp_path / "whole.mp4", moving(12, 48, 64), "libx264", "yuv420p", options={"bf": "2"})
+    with IsolatedReader(memory_bytes=2**26) as reader:
+        for number in range(600):
+            twin = tmp_path / f"{number}.mp4"
+            os.link(whole, twin)
+            assert reader.open(twin).rgb([5]).shape == (1, 48, 64, 3)

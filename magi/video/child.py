@@ -104,8 +104,8 @@ def serve(requests: int, replies: int, *, parent: int, seconds: float, memory_by
             # The kernel's alarm also ends a decoder that hangs after the parent was killed and can stop it no more.
             signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
             send(replies, *_answer(request, videos, memory_bytes))
-            # Decoders and libraries take more for an open video than what is counted: without the second bound a process
-            # that has read thousands of small ones would find no room for the next.
+            # Decoders and libraries take more for an open video than what is counted: without the second bound a
+            # process that has read thousands of small ones would find no room for the next.
             while len(videos) > 1 and (
                 sum(video.num_bytes for video in videos.values()) > cache_bytes or address_space() > roomy
             ):
