@@ -155,6 +155,7 @@ def test_a_rollout_that_slows_down_is_seen(tmp_path: Path, monkeypatch: pytest.M
             pass
 
     monkeypatch.setattr(Past, "commit", slower)
+    monkeypatch.setattr("magi.selftest.endless.ATTEMPTS", 1)
     outcome = roll_endlessly(tmp_path, trials=26, seed=0, say=QUIET)
     assert len(outcome.failures) == 1 and "later frames take +" in outcome.failures[0]
 
