@@ -415,7 +415,7 @@ def _manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
         raise CheckpointError(f"{directory}: {MANIFEST} is missing")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the JSON or of the UTF-8
+    except (ValueError, RecursionError) as error:  # of the JSON, of the UTF-8, of lists in lists without end
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

@@ -34,6 +34,7 @@ Kind = Literal["diffusion", "flow"]
 Solver = Literal["ddpm", "ddim", "dpm++", "euler", "heun"]
 
 SOLVERS: dict[Kind, tuple[Solver, ...]] = {"diffusion": ("ddpm", "ddim", "dpm++"), "flow": ("euler", "heun")}
+MOST_STEPS = 100_000  # of a training schedule, whoever wrote the configuration
 SPACINGS: dict[Solver, Spacing] = {"ddpm": "full", "ddim": "trimmed", "dpm++": "log-snr"}  # unless asked for another
 
 
@@ -49,8 +50,8 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.depth < 0 or self.width < 1 or self.train_steps < 1:
-            raise ValueError(f"{self}: expected depth >= 0, width >= 1 and train_steps >= 1")
+        if self.depth < 0 or self.width < 1 or not 1 <= self.train_steps <= MOST_STEPS:
+            raise ValueError(f"{self}: expected depth >= 0, width >= 1 and train_steps from 1 to {MOST_STEPS:,}")
         if self.time_dim < 2 or self.time_dim % 2:
             raise ValueError(f"time_dim is {self.time_dim}; expected an even number, half cosines and half sines")
 

@@ -9,7 +9,7 @@ Shapes: B videos, T frames, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, tee
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from magi.sampling import rollout
 from magi.sampling.config import SampleConfig
 from magi.sampling.journal import Journal
 from magi.sampling.release import Release
-from magi.tokenizers.protocol import to_pixels, to_video
+from magi.tokenizers.protocol import Tokenizer, to_pixels, to_video
 from magi.tokenizers.streaming import decode_stream
 
 
@@ -53,7 +53,7 @@ def generate(
         ValueError: a context that is not uint8 RGB of the model's size and of whole latent frames, or settings that do
             not fit the model.
     """
-    tokenizer, device = release.tokenizer, release.model.head_position.device
+    tokenizer, device, settings = release.tokenizer, release.model.head_position.device, settings or release.sample
     stride, given = tokenizer.temporal_stride, 0
     latents = None
     if context is not None:
@@ -62,14 +62,15 @@ def generate(
                 f"context is {context.dtype} {tuple(context.shape)}; expected uint8 (videos, frames, 3, height, width)"
             )
         given = context.shape[1]
-        latents = tokenizer.encode(to_pixels(context.to(device)))
+        clips = context.split(1 if settings.deterministic else len(context))  # alone, or as they come
+        latents = torch.cat([tokenizer.encode(to_pixels(clip.to(device))) for clip in clips])
     made = rollout.generate(
         release.model,
         latents,
         num_frames=latents_to_make(given, num_frames, stride),
         seeds=seeds,
         interval=interval,
-        settings=settings or release.sample,
+        settings=settings,
         made=journal.frames if journal else (),
     )
     if journal is not None:
@@ -78,7 +79,8 @@ def generate(
     decoded = 0  # frames that come out before the first of those that were asked for
     if stride > 1 and latents is not None:  # how a latent frame looks depends on those before it
         groups, decoded = chain([latents], groups), given
-    return _one_by_one(decode_stream(tokenizer, groups), skip=decoded, count=num_frames)
+    shown = _alone(tokenizer, groups, len(seeds)) if settings.deterministic else decode_stream(tokenizer, groups)
+    return _one_by_one(shown, skip=decoded, count=num_frames)
 
 
 def latents_to_make(given: int, num_frames: int, stride: int) -> int:
@@ -88,6 +90,16 @@ def latents_to_make(given: int, num_frames: int, stride: int) -> int:
     if given:
         return -(-num_frames // stride)
     return 1 + -(-(num_frames - 1) // stride)  # the first stands alone
+
+
+def _alone(tokenizer: Tokenizer, groups: Iterator[Tensor], videos: int) -> Iterator[Tensor]:
+    """Pixels of latent frames, each video decoded by itself: beside others it would be rounded otherwise."""
+
+    def frames_of(video: int, groups: Iterator[Tensor]) -> Iterator[Tensor]:
+        return decode_stream(tokenizer, (group[video : video + 1] for group in groups))
+
+    streams = [frames_of(*each) for each in enumerate(tee(groups, videos))]
+    return (torch.cat(group) for group in zip(*streams, strict=True))
 
 
 def _one_by_one(groups: Iterator[Tensor], *, skip: int, count: int) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 """A seed is a video: the same one in batches of any size and order, and shared out to any number of processes?
 
 The model that ships, with fewer steps than it is used with. A process gets its share of the seeds and makes them in
-batches; what must come out is what each seed gives alone.
+batches; what must come out is what each seed gives alone: of the deterministic ones the pixels, of others the latents.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from magi.distributed import Distributed
 from magi.sampling.config import SampleConfig
 from magi.sampling.release import Release, load
 from magi.sampling.rollout import generate
+from magi.sampling.video import generate as generate_video
 from magi.seeds import generator
 from magi.selftest import toy
 from magi.selftest.outcome import Outcome
@@ -59,21 +60,22 @@ def repeat_seeds(folder: Path, *, trials: int, seed: int, say: Callable[[str], N
     outcome = Outcome("same seed, same video, in any batch, order and process: bit for bit if deterministic", seed)
     numbers, start = generator(seed, "seeds"), time.perf_counter()
     release = load("world64")
-    contexts = _contexts(release)
-    alone: dict[tuple[int, bool], Tensor] = {}
+    clips = World(WorldConfig(num_frames=GIVEN)).clips(range(POOL)).video
+    alone: dict[tuple[int, bool, bool], Tensor] = {}
     largest, bitwise = 0.0, 0
     for trial in range(trials):
         way = _way(numbers, deterministic=trial % 2 == 0)
         for each in way.seeds:
-            if (each, way.given) not in alone:
-                alone[each, way.given] = _made(release, contexts, replace(way, seeds=(each,), deterministic=True))[0]
-        expected = torch.stack([alone[each, way.given] for each in way.seeds])
-        found = _shared_out(folder / str(trial), release, contexts, way)
+            if (each, way.given, way.deterministic) not in alone:
+                alone[each, way.given, way.deterministic] = _made(release, clips, replace(way, seeds=(each,)))[0]
+        expected = torch.stack([alone[each, way.given, way.deterministic] for each in way.seeds])
+        found = _shared_out(folder / str(trial), release, clips, way)
         outcome.trials += 1
         if found is None or found.shape != expected.shape:
             outcome.failures.append(f"{way}: a process failed")
             continue
-        error = float(((found - expected).abs().flatten(1).amax(1) / expected.flatten(1).std(1)).amax())
+        difference = (found.float() - expected.float()).abs().flatten(1).amax(1)
+        error = float((difference / expected.float().flatten(1).std(1)).amax())
         if way.deterministic:
             bitwise += 1
             if not torch.equal(found, expected):
@@ -84,7 +86,7 @@ def repeat_seeds(folder: Path, *, trials: int, seed: int, say: Callable[[str], N
                 outcome.failures.append(f"{way}: another video, by {error:.2g} of its spread")
         if trial % 10 == 9:
             say(f"{trial + 1} ways, {len(outcome.failures)} failures")
-    if any(torch.equal(alone[a], alone[b]) for a in alone for b in alone if a[0] < b[0] and a[1] == b[1]):
+    if any(torch.equal(alone[a], alone[b]) for a in alone for b in alone if a[0] < b[0] and a[1:] == b[1:]):
         outcome.failures.append("two seeds gave one video")
     outcome.details = {"bit for bit": bitwise, "largest difference of the others": float(f"{largest:.2g}")}
     outcome.seconds = time.perf_counter() - start
@@ -99,33 +101,32 @@ def _way(numbers: Generator, *, deterministic: bool) -> Way:
     return Way(seeds, processes, int(numbers.integers(1, 6)), deterministic, bool(numbers.integers(2)))
 
 
-def _contexts(release: Release) -> Tensor:
-    """Latents (POOL, GIVEN, C', h, w) of the beginnings of clips of the world."""
-    clips = World(WorldConfig(num_frames=GIVEN)).clips(range(POOL)).video
-    return torch.cat([release.tokenizer.encode(to_pixels(clip[None])) for clip in clips])
-
-
-def _made(release: Release, contexts: Tensor, way: Way) -> Tensor:
-    """Latents (B, FRAMES, C', h, w), made in this process."""
+def _made(release: Release, clips: Tensor, way: Way) -> Tensor:
+    """Pixels (B, FRAMES, 3, H, W) or latents (B, FRAMES, C', h, w), made in this process, of which the beginnings of
+    clips (POOL, GIVEN, 3, H, W) may be given."""
     settings: SampleConfig = replace(release.sample, mask_steps=4, head_steps=4, deterministic=way.deterministic)
     made = []
     for first in range(0, len(way.seeds), way.batch):
         seeds: Sequence[int] = way.seeds[first : first + way.batch]
-        context = contexts[list(seeds)] if way.given else None
-        frames = generate(release.model, context, num_frames=FRAMES, seeds=seeds, settings=settings)
+        given = clips[list(seeds)] if way.given else None
+        if way.deterministic:
+            frames = generate_video(release, given, num_frames=FRAMES, seeds=seeds, settings=settings)
+        else:
+            context = None if given is None else release.tokenizer.encode(to_pixels(given))
+            frames = generate(release.model, context, num_frames=FRAMES, seeds=seeds, settings=settings)
         made.append(torch.stack(list(frames), dim=1))
     return torch.cat(made)
 
 
-def _shared_out(folder: Path, release: Release, contexts: Tensor, way: Way) -> Tensor | None:
-    """Latents (B, FRAMES, C', h, w), each process having made its share; None if one failed."""
+def _shared_out(folder: Path, release: Release, clips: Tensor, way: Way) -> Tensor | None:
+    """The same, each process having made its share; None if one failed."""
     if way.processes == 1:
-        return _made(release, contexts, way)
+        return _made(release, clips, way)
     folder.mkdir()
 
     def run(rank: int) -> int:
         share = Distributed(rank, way.processes).share(len(way.seeds))
-        made = _made(release, contexts, replace(way, seeds=way.seeds[share.start : share.stop]))
+        made = _made(release, clips, replace(way, seeds=way.seeds[share.start : share.stop]))
         np.save(folder / f"{rank}.npy", made.numpy())
         return 0
 

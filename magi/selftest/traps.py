@@ -228,6 +228,7 @@ FOLDERS: dict[str, Callable[[Path, Path], object]] = {
     ),
     "weights without an end": _endless_weights,
     "weights that are a pipe": _pipe,
+    "a manifest of lists in lists": _manifest('{"format": 1, "files": ' + "[" * 10**5),
     "names that climb": _manifest('{"format": 1, "files": {"../../../../etc/passwd": {"size": 1, "sha256": ""}}}'),
     "a description of lists in lists": lambda folder, _left: _signed(folder, "config.json", b"[" * 10**5),
     "a billion layers": _with_config(_layers),
