@@ -21,14 +21,15 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Hold a folder, which is made, for the length of a `with` block. Where there are no such locks nothing is held.
 
     Raises:
-        ValueError: another process holds it, which is named.
+        ValueError: another process holds it, which is named; or nothing can be written there.
     """
     try:
         import fcntl  # not on Windows
     except ImportError:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     place = os.getpid(), folder.resolve()
     if place in _held:  # a process may hold a folder again, for a step of what it holds it for
         _held[place] += 1
@@ -37,7 +38,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         finally:
             _held[place] -= 1
         return
-    descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    with writable(folder):
+        descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,3 +57,18 @@ def only_writer(folder: Path) -> Iterator[None]:
     finally:
         _held.pop(place, None)
         os.close(descriptor)
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Tell in a line what keeps a folder from being written, where it is first tried.
+
+    Raises:
+        ValueError: a file has its name, it is read-only, or the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written: {error.strerror} ({error.filename}); put that right, or give another folder"
+        ) from error

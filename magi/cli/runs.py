@@ -6,12 +6,16 @@ Shared by `magi train` and `magi tokenizer train`.
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Protocol, TypeVar
 
 import tyro
@@ -24,6 +28,7 @@ from magi.data.latents import LatentConfig
 from magi.data.world import WorldConfig
 from magi.distributed import Device, Distributed, session
 from magi.experiments.data import DataConfig
+from magi.locks import writable
 from magi.tokenizers.store import unpinned
 from magi.training.loop import Interrupted
 
@@ -57,6 +62,8 @@ class TrainingArguments(Protocol):
 
 
 Kind = TypeVar("Kind", bound=TrainingArguments)
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def resolve(
@@ -150,11 +157,16 @@ def execute(
     """Train with the settings recorded in `RUN/config.yaml`; returns the exit code, having said where the result is."""
     record = arguments.out / "config.yaml"
     note = f"The same run again: magi {verb} --config {record} --out ANOTHER_FOLDER"
-    with session(arguments.device) as distributed:
+    with session(arguments.device) as distributed, letting_go():
         if distributed.is_first and not record.exists():
-            write_settings(record, arguments.run, note=note)
+            with writable(arguments.out):
+                write_settings(record, arguments.run, note=note)
         try:
             release = train(distributed)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise no_room(error, arguments.out) from error
+            raise
         except Interrupted as stop:
             if distributed.is_first:
                 print(f"magi {verb}: {stop}: {shlex.join(['magi', verb, *words])}", file=sys.stderr)
@@ -163,3 +175,26 @@ def execute(
             write_settings(record, arguments.run, note=note)  # a resumed run may have another length
             print(f"done: {release}")
     return 0
+
+
+@contextmanager
+def letting_go() -> Iterator[None]:
+    """Let go of what an error's frames hold before the group of processes is left.
+
+    A model that averages gradients with others would else be the last to hold the group, and end it where torch waits
+    for a thread that waits for Python's lock: a process that has told its error, and stays.
+    """
+    try:
+        yield
+    except BaseException as error:
+        clear_frames(error.__traceback__)
+        raise
+
+
+def no_room(error: OSError, out: Path) -> ValueError:
+    """What stopped a run whose disk is full: where, what is left there, and what to do."""
+    place = out if error.filename is None else error.filename
+    free = f"{shutil.disk_usage(out).free:,} bytes are free" if out.is_dir() else "it has vanished"
+    return ValueError(
+        f"{place}: {error.strerror}, {free}. Checkpoints are whole: make room and run the same command again"
+    )
