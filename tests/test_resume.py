@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import sampled_from, sets
 from torch import Tensor
 
+from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.data.folder import FolderConfig
 from magi.data.world import WorldConfig
@@ -20,6 +24,7 @@ from magi.data.world_files import write_world
 from magi.distributed import Distributed
 from magi.experiments.data import DataConfig
 from magi.experiments.video import VideoRun, train_video
+from magi.model.config import MagiConfig
 from magi.model.magi import Magi
 from magi.tokenizers.autoencoder import Autoencoder, AutoencoderConfig
 from magi.tokenizers.store import save_autoencoder
@@ -144,6 +149,92 @@ def test_another_configuration_is_refused_whole(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         state.load(tmp_path / "step-00000003", {"model": {}, "train": asdict(RUN)})
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items()) and state.step == 0
+
+
+FREE = {
+    *(f"train.{name}" for name in ("total_samples", "checkpoint_every", "keep_checkpoints", "log_every")),
+    *(f"train.{name}" for name in ("evaluate_every", "workers", "tensorboard", "cuda_graphs", "sharding")),
+    *(f"data.folder.{name}" for name in ("path", "index", "annotations", "cache_mb", "bad_files", "max_bad_fraction")),
+    "data.folder.isolate", "data.latents.path", "watch_clips", "own_tokenizer_samples",
+}  # fmt: skip
+"""All that decides no weight of a run whose rate does not fall, beside how samples are drawn."""
+
+
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every single setting."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def another(value: Any) -> Any:
+    """A value of the same kind, where it has one."""
+    if isinstance(value, bool) or value is None:
+        return not value
+    if isinstance(value, list | tuple):
+        return [*value, 1]
+    return f"other {value}" if isinstance(value, str) else value + 1
+
+
+def with_others(settings: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """A copy in which these settings have another value."""
+    copy: dict[str, Any] = json.loads(json.dumps(settings))
+    for path in paths:
+        *parents, name = path.split(".")
+        part = copy
+        for parent in parents:
+            part = part[parent]
+        part[name] = another(part[name])
+    return copy
+
+
+SETTINGS = json.loads(
+    json.dumps(asdict(VideoRun(model=MODEL, train=replace(RUN, optim=replace(RUN.optim, decay="none")))))
+)
+"""Of a whole run, as a checkpoint keeps them."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingState, Path]:
+    """A state, and the checkpoint of it."""
+    model = Magi(MODEL)
+    state = TrainingState(model, Ema(model, half_life_samples=1), optim.build_optimizer(model, RUN.optim))
+    folder = tmp_path_factory.mktemp("saved")
+    saver = Saver(folder, SETTINGS, Distributed(), keep=1)
+    saver.begin(state)
+    saver.finish()
+    return state, checkpoint.step_directory(folder, 0)
+
+
+@settings(max_examples=60)
+@given(paths=sets(sampled_from(sorted(dict(leaves(SETTINGS)))), max_size=6))
+def test_whatever_is_set_otherwise_is_told(saved: tuple[TrainingState, Path], paths: set[str]) -> None:
+    """Any settings, in any company: each that decides a weight with both values, no other, and all in one line. What
+    decides none may be set otherwise."""
+    state, directory = saved
+    now = with_others(SETTINGS, paths)
+    told = sorted(path for path in paths if path not in FREE and not path.startswith("sample."))
+    if not told:
+        state.load(directory, now)
+        return
+    with pytest.raises(CheckpointError) as caught:
+        state.load(directory, now)
+    message, before, after = str(caught.value), dict(leaves(SETTINGS)), dict(leaves(now))
+    assert all(f"{path}: saved {before[path]!r}, now {after[path]!r}" in message for path in told)
+    assert message.count(": saved ") == len(told) and "\n" not in message
+
+
+def test_every_setting_is_told(saved: tuple[TrainingState, Path]) -> None:
+    """The same, of each setting alone: none of the model's, the training's and the data's is forgotten."""
+    paths = dict(leaves(SETTINGS))
+    assert paths.keys() >= FREE
+    for kind, prefix in ((MagiConfig, "model"), (TrainConfig, "train"), (FolderConfig, "data.folder")):
+        for field in fields(kind):
+            assert any(path == f"{prefix}.{field.name}" or path.startswith(f"{prefix}.{field.name}.") for path in paths)
+    for path in paths:
+        test_whatever_is_set_otherwise_is_told.hypothesis.inner_test(saved, {path})
 
 
 def test_periods_and_length_may_change(tmp_path: Path, uninterrupted: Uninterrupted) -> None:
