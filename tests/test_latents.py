@@ -25,7 +25,7 @@ from magi.checkpoint import CheckpointError
 from magi.data.clips import BEYOND, LatentClips
 from magi.data.folder import FolderConfig, FolderSource
 from magi.data.latent_recipe import DrawnClips, Recipe
-from magi.data.latent_store import LatentStore, Slot, open_shard, read_store
+from magi.data.latent_store import LatentStore, Slot, ingest, open_shard, read_store
 from magi.data.latents import LatentConfig, LatentSource, cache_cost, diversity
 from magi.data.loader import batches
 from magi.data.order import ClipShape, TooFew, candidates
@@ -340,32 +340,71 @@ def changed(store: LatentStore, change: Any) -> None:
     store.write(shard, change(tensors), records)
 
 
-def poisoned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for key in tensors:
-        tensors[key][..., 0] = torch.inf if key.endswith("mean") else 1
-    return tensors
+def with_values(value: float, moment: str = "mean") -> Any:
+    """A quarter of a shard's means or deviations replaced."""
+
+    def change(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        for key in tensors:
+            if key.endswith(moment):
+                tensors[key][..., 0] = value
+        return tensors
+
+    return change
+
+
+ROW = r"0000\d/(mirrored/)?"
+SHARD = r"cache/shard-000-0000\d(/latents\.safetensors)?: "
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (poisoned, ValueError, r"shard-000-00000: 60 of 240 values of 0000\d/(mirrored/)?mean, one/\w+.mp4, are"),
-        (lambda t: {k: v.double() for k, v in t.items()}, CheckpointError, "holds float64 .*recipe says float16"),
-        (lambda t: {k: v.to(torch.int8) for k, v in t.items()}, CheckpointError, "holds int8"),
-        (lambda t: {k: v.flatten(-2) for k, v in t.items()}, CheckpointError, r"holds float16 \(\d+, 3, 16\)"),
-        (lambda t: {k: v[:2] for k, v in t.items()}, CheckpointError, "has 2 rows; wanted are up to"),
-        (lambda t: {}, CheckpointError, "does not contain"),
+        (with_values(math.inf), ValueError, rf"60 of 240 values of {ROW}mean, one/\w+.mp4, are not finite, or huge"),
+        (with_values(math.nan), ValueError, rf"60 of 240 values of {ROW}mean, one/\w+.mp4, are not finite, or huge"),
+        (with_values(math.nan, "deviation"), ValueError, rf"60 of 240 values of {ROW}deviation, one/\w+.mp4, are not"),
+        (with_values(-1, "deviation"), ValueError, rf"60 of 240 values of {ROW}deviation, .*, huge, or negative"),
+        (lambda t: {k: v.double() for k, v in t.items()}, CheckpointError, rf"{ROW}mean holds float64 .*says float16"),
+        (lambda t: {k: v.to(torch.int8) for k, v in t.items()}, CheckpointError, rf"{ROW}mean holds int8 .*says float"),
+        (lambda t: {k: v.flatten(-2) for k, v in t.items()}, CheckpointError, rf"{ROW}mean holds float16 \(\d+, 3, 16"),
+        (
+            lambda t: {k: v.movedim(-3, -1).contiguous() for k, v in t.items()},
+            CheckpointError,
+            rf"{ROW}mean holds float16 \(4, 4, 3\); the recipe says float16 \(3, 4, 4\)",
+        ),
+        (lambda t: {k: v[:2] for k, v in t.items()}, CheckpointError, rf"{ROW}mean has 2 rows; wanted are up to \d+"),
+        (
+            lambda t: {k: v for k, v in t.items() if not k.endswith("deviation")},
+            CheckpointError,
+            rf"{ROW}deviation cannot be read: .*does not contain",
+        ),
+        (lambda t: {}, CheckpointError, f"{ROW}mean cannot be read: .*does not contain"),
     ],
-    ids=["not finite", "double", "integers", "flat", "short", "empty"],
-)
+    ids=[
+        "infinite", "nan", "nan deviation", "negative deviation", "double", "integers", "flat", "transposed", "short",
+        "no deviations", "empty",
+    ],
+)  # fmt: skip
 def test_wrong_latents_are_refused_when_read(
     videos: Path, tmp_path: Path, change: Any, kind: Any, message: str
 ) -> None:
-    """Whatever wrote them: what reaches the model is of the type, shape and kind of number that the recipe says."""
+    """Whatever wrote them: what reaches the model is of the type, shape and kind of number that the recipe says. Told
+    are the shard and the place in it."""
     store = encoded(videos, tmp_path / "cache", autoencoder())
     changed(store, change)
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=SHARD + message) as caught:
         opened(store.root, folder_config(videos)).clips(range(7))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1e20, -3e38])
+def test_huge_latents_are_refused_when_read(videos: Path, tmp_path: Path, value: float) -> None:
+    """Float32 holds numbers whose squares it does not: a loss of them is infinite."""
+    store = encoded(videos, tmp_path / "cache", autoencoder(), dtype="float32")
+    changed(store, with_values(value))
+    with pytest.raises(ValueError, match=rf"{SHARD}60 of 240 values of {ROW}mean, .*, are not finite, or huge"):
+        opened(store.root, folder_config(videos)).clips(range(7))
+    with pytest.raises(ValueError, match=r"a\.mp4: 1 of 2 values of the mean are not finite, or huge, in float32"):
+        ingest(torch.tensor([1.0, value]), video="a.mp4", what="mean", shape=(2,), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "unlisted", "swapped"])

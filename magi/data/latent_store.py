@@ -33,6 +33,7 @@ from magi.data.latent_recipe import DrawnClips, Recipe
 
 FORMAT = 1
 NOWHERE = -1
+LARGEST = 2.0**63  # whose square, in a loss, is still a number in float32
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def begin_store(
 
 
 def ingest(values: Tensor, *, video: str, what: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return latents (n, ...) as they will be stored: finite, of the shape that the recipe says.
+    """Return latents (n, ...) as they will be stored: sound, of the shape that the recipe says.
 
     Args:
         values: as the tokenizer made them.
@@ -253,17 +254,26 @@ def ingest(values: Tensor, *, video: str, what: str, shape: tuple[int, ...], dty
             f"its latents are floating point {shape}"
         )
     stored = values.detach().to(dtype).cpu()
-    wrong = ~stored.isfinite() | (stored < 0 if what == "deviation" else torch.zeros_like(stored, dtype=torch.bool))
+    wrong = unsound(stored, what)
     if bool(wrong.any()):
         values = values.detach().cpu().double()
         finite = values[values.isfinite()]
         extent = f"the others from {finite.min():.4g} to {finite.max():.4g}" if len(finite) else "none is finite"
         raise ValueError(
-            f"{video}: {int(wrong.sum())} of {wrong.numel()} values of the {what} are not finite"
-            f"{' or negative' if what == 'deviation' else ''} in {str(dtype)[6:]}, {extent}: latents like these would "
-            "ruin a training; look at the tokenizer, or store float32"
+            f"{video}: {int(wrong.sum())} of {wrong.numel()} values of the {what} are {UNSOUND[what]}, in "
+            f"{str(dtype)[6:]}, {extent}: latents like these would ruin a training; look at the tokenizer, or store "
+            "float32"
         )
     return stored
+
+
+UNSOUND = {"mean": "not finite, or huge", "deviation": "not finite, huge, or negative"}
+
+
+def unsound(values: Tensor, what: str) -> Tensor:
+    """Which of these means or deviations no training could bear."""
+    wrong = ~(values.abs() <= LARGEST)  # neither is NaN
+    return wrong | (values < 0) if what == "deviation" else wrong
 
 
 def open_shard(path: Path) -> Any:

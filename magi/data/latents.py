@@ -26,7 +26,7 @@ from magi.checkpoint import CheckpointError
 from magi.choices import check_choices
 from magi.data.clips import LatentClips
 from magi.data.latent_recipe import DTYPES, Crop, Recipe
-from magi.data.latent_store import NOWHERE, Slot, open_shard, read_store
+from magi.data.latent_store import NOWHERE, UNSOUND, Slot, open_shard, read_store, unsound
 from magi.data.order import ClipShape, Draws, IntervalRule, TooFew, candidates, draws_of
 
 MOST_OPEN = 256  # shards mapped at once by a process
@@ -104,7 +104,7 @@ class LatentSource:
         """Return the latents (B, t, C, h, w) of the clips at these positions, with the intervals that were used.
 
         Raises:
-            ValueError: latents that are not finite; with the shard, the video and the values.
+            ValueError: latents that are not finite, or huge; with the shard, the video and the values.
             CheckpointError: a shard is damaged.
         """
         chosen = [self._clip(sample) for sample in samples]
@@ -170,10 +170,11 @@ class LatentSource:
                     f"the recipe says {recipe.dtype} {recipe.latent_shape}"
                 )
             values = stored.float()
-            if not bool(values.isfinite().all()):
+            wrong = int(unsound(values, moment).sum())
+            if wrong:
                 raise ValueError(
-                    f"{self._shards[shard]}: {int((~values.isfinite()).sum())} of {values.numel()} values of "
-                    f"{key}{moment}, {self.store.listing.entries[number].name}, are not finite; magi encode --verify "
+                    f"{self._shards[shard]}: {wrong} of {values.numel()} values of {key}{moment}, "
+                    f"{self.store.listing.entries[number].name}, are {UNSOUND[moment]}; magi encode --verify "
                     f"{self.config.path} tells what is damaged"
                 )
             moments.append(values)
