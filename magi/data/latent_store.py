@@ -272,7 +272,7 @@ UNSOUND = {"mean": "not finite, or huge", "deviation": "not finite, huge, or neg
 
 def unsound(values: Tensor, what: str) -> Tensor:
     """Which of these means or deviations no training could bear."""
-    wrong = ~(values.abs() <= LARGEST)  # neither is NaN
+    wrong = ~values.isfinite() | (values.abs() > LARGEST)  # which in float16 is infinite itself
     return wrong | (values < 0) if what == "deviation" else wrong
 
 
