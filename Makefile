@@ -33,8 +33,9 @@ mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants.run
 
 audit: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet "pip-audit>=2.9"
-	$(BIN)/python -m pip_audit --skip-editable
+	$(BIN)/python -m pip install --quiet --editable ".[audit]"
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+[^ ]*$$//' > .venv/audited.txt
+	$(BIN)/python -m pip_audit --strict --disable-pip --no-deps --requirement .venv/audited.txt
 
 clean:
 	rm -rf .venv demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

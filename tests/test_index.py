@@ -295,12 +295,12 @@ def test_a_video_that_kills_its_reader_stops_nothing(
 # Doubt
 
 
-def rewrite(file: Path, change: Any) -> None:
-    """Change the header and make the checksum right again."""
+def rewrite(file: Path, change: Any, *, first: Any = None) -> None:
+    """Change the header, and the first video if one is given, and make the checksum right again."""
     import hashlib
 
     header, *rows, _ = file.read_text().splitlines()
-    lines = [json.dumps(json.loads(header) | change), *rows]
+    lines = [json.dumps(json.loads(header) | change), *([json.dumps(first), *rows[1:]] if first is not None else rows)]
     text = "".join(f"{line}\n" for line in lines)
     file.write_text(text + json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest()}) + "\n")
 
@@ -375,6 +375,30 @@ def test_a_tree_that_changed_is_noticed(ucf: Selection) -> None:
     load_index(ucf, file)
     (root / "Archery").rename(root / "Bowling" / "Archery")
     refused("is gone")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["../secret.mp4", None, None, 9], r"'\.\./secret\.mp4' is no place below .*/data; .*delete it"),
+        (["a/../../secret.mp4", None, None, 9], "is no place below"),
+        (["/etc/passwd", None, None, 9], "'/etc/passwd' is no place below"),
+        (["a.mp4\0", None, None, 9], "is no place below"),
+        ([7, None, None, 9], "7 is no place below"),
+        (7, "a line of it has another form; make it anew"),
+    ],
+)
+def test_an_index_names_nothing_outside_of_its_folder(row: Any, message: str, tmp_path: Path) -> None:
+    """It lies beside the videos and comes with them, from whoever: its checksum tells damage, not who made it."""
+    write(tmp_path / "data" / "a.mp4", b"1")
+    write(tmp_path / "secret.mp4", b"1")
+    selection = Selection(tmp_path / "data")
+    file = index_file(selection)
+    build_index(selection, file)
+    rewrite(file, {}, first=row)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_index(selection, file).listing.path(0)
+    assert "\n" not in str(caught.value)
 
 
 def test_data_may_move_with_their_index(ucf: Selection) -> None:

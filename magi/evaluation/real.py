@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
-from magi.data.datasets.listing import Entry, Listing
+from magi.data.datasets.listing import Entry, Listing, below
 from magi.evaluation.manifest import Manifest, lengths_of, reuse_or_draw
 from magi.evaluation.protocols import Crop, Filter, Protocol
 from magi.evaluation.world import EVALUATION_WORLD, at_size, world_test
@@ -69,12 +69,13 @@ class VideoClips:
 
         Raises:
             BadVideo: a video has changed since the manifest was drawn, so that the clip cannot be read.
+            ValueError: the manifest names a place outside of the folder.
         """
         return torch.stack([self._clip(number, size) for number in numbers])
 
     def _clip(self, number: int, size: int) -> Tensor:
         clip = self.manifest.clips[number]
-        video = self.open(self.root / clip.video)
+        video = self.open(below(self.root, clip.video))
         indices = clip_indices(video.times, start=clip.start, interval=clip.interval, count=self.frames)
         return squared(video.rgb(indices), size=size, crop=self.crop, filter=self.filter)
 

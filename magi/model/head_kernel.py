@@ -74,7 +74,7 @@ def compiled(dtype: torch.dtype, device: torch.device) -> Any:
             "-lm",
         ]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+            subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603, the user's compiler
         except FileNotFoundError:
             raise ValueError(
                 f"the compiled head needs a C compiler, and there is no {compiler!r}; install one or set CC"

@@ -274,7 +274,7 @@ def _spawn(arguments: dict[str, Any]) -> tuple[int, Wait]:
     pipes = (arguments["requests"], arguments["replies"])
     command = [sys.executable, "-c", "from magi.video.child import main; main()", json.dumps(arguments)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, pass_fds=pipes, stdin=subprocess.DEVNULL, env=environment)  # noqa: S603
+    process = subprocess.Popen(command, pass_fds=pipes, stdin=subprocess.DEVNULL, env=environment)  # noqa: S603, our own
 
     def wait(options: int) -> int | None:
         return process.poll() if options else process.wait()

@@ -24,7 +24,7 @@ from typing import Any
 
 from magi.data.datasets.catalogue import Selection, choose, find_tree
 from magi.data.datasets.journal import Journal
-from magi.data.datasets.listing import Chosen, Entry, Listing, Tree
+from magi.data.datasets.listing import Chosen, Entry, Listing, Tree, below
 from magi.data.datasets.scan import look_into, scan
 from magi.data.lengths import CHUNK, count_all
 from magi.seeds import generator
@@ -127,7 +127,10 @@ def _load(
     file: Path, version: tuple[int, int], remedy: str
 ) -> tuple[dict[str, Any], tuple[Entry, ...], dict[str, str]]:
     header, rows = _read(file, remedy)
-    return header, tuple(Entry(*row[:4]) for row in rows), {row[0]: row[4] for row in rows if len(row) > 4}
+    try:
+        return header, tuple(Entry(*row[:4]) for row in rows), {row[0]: row[4] for row in rows if len(row) > 4}
+    except TypeError as error:
+        raise ValueError(f"{file} is no index of videos: a line of it has another form; {remedy}") from error
 
 
 def count_listing(
@@ -201,17 +204,17 @@ def _changes(listing: Listing, folders: Mapping[str, int], *, key: int) -> Itera
     names = sorted(name for name, count in folders.items() if 0 <= count <= LARGE)
     some = [names[place] for place in random.permutation(len(names))[:CHECKED_FOLDERS]]
     for name in dict.fromkeys([*names[:1], *some]):  # the first is the one that holds the others
-        path = listing.root / name
+        path = below(listing.root, name)
         if not path.is_dir():
             yield f"{path} is gone"
             continue
         folder = look_into(path)
         if len(folder.videos) != folders[name]:
             yield f"{path} has {len(folder.videos)} videos, and had {folders[name]}"
-        new = [below for below in folder.folders if (f"{name}/{below}" if name else below) not in folders]
-        for below in new:
-            if look_into(path / below).videos:
-                yield f"{path / below} is new"
+        new = [inner for inner in folder.folders if (f"{name}/{inner}" if name else inner) not in folders]
+        for inner in new:
+            if look_into(path / inner).videos:
+                yield f"{path / inner} is new"
 
 
 def _identity(selection: Selection, tree: Tree, file: Path) -> dict[str, Any]:

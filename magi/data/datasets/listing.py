@@ -31,8 +31,12 @@ class Listing:
     classes: tuple[str, ...] = ()  # names by label
 
     def path(self, number: int) -> Path:
-        """Where video `number` lies."""
-        return self.root / self.entries[number].name
+        """Where video `number` lies.
+
+        Raises:
+            ValueError: not below the root: an index may come from anywhere.
+        """
+        return below(self.root, self.entries[number].name)
 
     def fingerprint(self) -> str:
         """SHA-256 of what the videos are, as far as names, sizes and labels tell; not of where they lie."""
@@ -59,6 +63,17 @@ class Chosen:
     missing: tuple[str, ...] = ()  # videos that the annotations name and the disk does not have
     unlisted: tuple[str, ...] = ()  # videos on the disk that no annotation names
     remarks: tuple[str, ...] = ()  # for the user, each in one line
+
+
+def below(root: Path, name: str) -> Path:
+    """The place of this name below a folder, whoever wrote the name.
+
+    Raises:
+        ValueError: it is no name, is absolute, or climbs out of the folder.
+    """
+    if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise ValueError(f"{name!r} is no place below {root}; what names it is damaged, or made to do harm: delete it")
+    return root / name
 
 
 def in_order(name: str) -> list[str]:
