@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -12,13 +13,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from magi import checkpoint
+from magi.cli.runs import no_room
+from magi.data.datasets.listing import Entry, Listing
+from magi.data.folder import FolderConfig, FolderSource
+from magi.data.loader import batches
+from magi.evaluation.manifest import Manifest, RealClip
+from magi.evaluation.real import VideoClips
 from magi.locks import only_writer
 from magi.training.loop import NonFiniteError
-from magi.video import read_video
+from magi.video import read_video, write_video
+from tests.test_loader import Stuck
 from tests.toy_runs import RUN, run
 
 Provoke = Callable[[Path], str]
@@ -104,6 +113,54 @@ def unfit_tensors(folder: Path) -> str:
     return error_of(lambda: checkpoint.load_tensors(folder / "run", "model", expected), checkpoint.CheckpointError)
 
 
+def worker_that_hangs(folder: Path) -> str:
+    stream = batches(Stuck(), batch_size=2, start=4, workers=1, timeout=0.3)
+    return error_of(lambda: next(stream), ChildProcessError)
+
+
+def line_that_does_not_fit(folder: Path) -> str:
+    (folder / "run").mkdir()
+    return str(no_room(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder / "run"))
+
+
+def no_folder(folder: Path) -> str:
+    (folder / "run").write_text("")
+    return error_of(lambda: run(folder / "run"), ValueError)
+
+
+def videos(folder: Path, *, bad: int) -> FolderConfig:
+    """Four videos, and some that are none."""
+    for number in range(4):
+        write_video(folder / "run" / f"{number}.mp4", np.zeros((4, 16, 16, 3), np.uint8), fps=25)
+    for number in range(bad):
+        (folder / "run" / f"bad{number}.mp4").write_bytes(b"no video")
+    return FolderConfig(path=str(folder / "run"), num_frames=2, size=16, max_interval=1, isolate=False)
+
+
+def skipped_video(folder: Path) -> str:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        FolderSource(videos(folder, bad=1)).clips(range(5))
+    (warning,) = heard
+    return str(warning.message)
+
+
+def too_many_bad(folder: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return error_of(lambda: FolderSource(videos(folder, bad=3)).clips(range(7)), ValueError)
+
+
+def a_climbing_index(folder: Path) -> str:
+    return error_of(lambda: Listing(folder / "run", (Entry("../x.mp4"),)).path(0), ValueError)
+
+
+def a_climbing_manifest(folder: Path) -> str:
+    manifest = Manifest("", "", "", (RealClip("../x.mp4", 0, 1),))
+    clips = VideoClips(manifest, folder / "run", 1, "centre", "bilinear", lambda path: pytest.fail(f"opened {path}"))
+    return error_of(lambda: clips.clips(range(1), size=16), ValueError)
+
+
 def error_of(action: Callable[[], object], kind: type[Exception]) -> str:
     """What the error says."""
     with pytest.raises(kind) as caught:
@@ -143,6 +200,19 @@ CASES: list[tuple[Provoke, tuple[str, ...]]] = [
     (not_finite, (r"/run: loss nan, gradient norm nan", "at step 5", "weights were", "--train.optim.lr")),
     (two_writers, (r"/run", "PID", "stop|wait|another folder|other folder")),
     (bad_video, (r"/run", "is not a readable mp4, mov, avi")),
+    (
+        skipped_video,
+        (r"not used: .*/run/bad0\.mp4: is not a readable", r"so far 1 of 5 videos; a share of 0\.01 may be"),
+    ),
+    (
+        too_many_bad,
+        (r"/run: 3 of the \d videos", r"exclude them or raise max_bad_fraction \(now 0\.01\)", r"bad\d\.mp4"),
+    ),
+    (worker_that_hangs, ("no clips came for 0.3 s", "samples 4 to 5", "same command again, with --train.workers 0")),
+    (line_that_does_not_fit, ("/run: No space left on device, [\\d,]+ bytes are free", "make room and run the same")),
+    (no_folder, (r"/run cannot be written: File exists \(.*/run\)", "put that right, or give another folder")),
+    (a_climbing_index, (r"'\.\./x\.mp4' is no place below .*/run", "delete it")),
+    (a_climbing_manifest, (r"'\.\./x\.mp4' is no place below .*/run", "delete it")),
     (
         unfit_tensors,
         (

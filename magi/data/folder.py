@@ -227,10 +227,14 @@ class FolderSource:
         if isinstance(error, TooShort):
             self._short.add(path)
         self._opened.add(path)
-        warnings.warn(f"not used: {path}: {reason}", stacklevel=2)
+        count = len(self.listing.entries)
+        warnings.warn(
+            f"not used: {path}: {reason} (so far {len(self.bad)} of {count} videos; a share of "
+            f"{self.config.max_bad_fraction:g} may be unreadable)",
+            stacklevel=2,
+        )
         if self.config.bad_files is not None:
             _append_once(Path(self.config.bad_files), {"path": str(path), "reason": reason})
-        count = len(self.listing.entries)
         tolerated = max(TOLERATED, self.config.max_bad_fraction * max(len(self._opened), min(count, FAIR_SAMPLE)))
         if len(self.bad) == count:
             raise ValueError(f"{self.config.path}: none of its {count} videos can be used. The last: {error}")
