@@ -69,7 +69,7 @@ def another_config(folder: Path) -> str:
     return error_of(lambda: run(out, config=other), checkpoint.CheckpointError)
 
 
-def no_room(folder: Path) -> str:
+def no_room_for_a_checkpoint(folder: Path) -> str:
     usage = namedtuple("usage", "total used free")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _path: usage(10**6, 999_000, 1_000))
@@ -188,7 +188,7 @@ CASES: list[tuple[Provoke, tuple[str, ...]]] = [
         ),
     ),
     (
-        no_room,
+        no_room_for_a_checkpoint,
         (
             r"/run/step-00000003 could not",
             r"needs [\d,]+ bytes and the disk has 1,000 free",
