@@ -387,6 +387,7 @@ def test_a_tree_that_changed_is_noticed(ucf: Selection) -> None:
         ([7, None, None, 9], "7 is no place below"),
         (7, "a line of it has another form; make it anew"),
     ],
+    ids=["climbs", "climbs later", "absolute", "zero", "number", "form"],
 )
 def test_an_index_names_nothing_outside_of_its_folder(row: Any, message: str, tmp_path: Path) -> None:
     """It lies beside the videos and comes with them, from whoever: its checksum tells damage, not who made it."""

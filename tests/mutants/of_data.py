@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from pytest import MonkeyPatch
 from torch import Tensor
+from torch.utils.data import DataLoader as torch_loader
 
 from magi import checkpoint
-from magi.data import folder, latents
-from magi.data.datasets import index
+from magi.cli import runs
+from magi.data import folder, latents, loader
+from magi.data.datasets import index, listing
 from magi.data.datasets.journal import Journal
 from magi.data.latents import LatentSource
 from magi.data.order import ClipShape, candidates, draws_of
@@ -150,5 +153,28 @@ DATA_MUTANTS = [
         "an isolated source decodes in its own process",
         lambda patch: patch.setattr(folder, "IsolatedReader", lambda: SimpleNamespace(open=folder.open_video)),
         ("tests/test_folder.py::test_an_isolated_source_opens_no_video_itself",),
+    ),
+    Mutant(
+        "an index may name any file",
+        lambda patch: patch.setattr(listing, "below", lambda root, name: root / str(name)),
+        ("tests/test_index.py::test_an_index_names_nothing_outside_of_its_folder[climbs]",),
+    ),
+    Mutant(
+        "latents are looked at for what is finite alone",
+        lambda patch: patch.setattr(latents, "unsound", lambda values, _moment: ~values.isfinite()),
+        (
+            "tests/test_latents.py::test_huge_latents_are_refused_when_read[1e+20]",
+            "tests/test_latents.py::test_wrong_latents_are_refused_when_read[negative deviation]",
+        ),
+    ),
+    Mutant(
+        "a worker that hangs is waited for without end",
+        lambda patch: patch.setattr(loader, "DataLoader", lambda *a, **k: torch_loader(*a, **{**k, "timeout": 0})),
+        ("tests/test_loader.py::test_a_worker_that_hangs_is_given_up[1]",),
+    ),
+    Mutant(
+        "a process that told its error still holds its model",
+        lambda patch: patch.setattr(runs, "letting_go", nullcontext),
+        ("tests/test_faults.py::test_an_error_holds_no_model_when_the_group_is_left",),
     ),
 ]
