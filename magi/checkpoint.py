@@ -168,7 +168,9 @@ def _write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
     try:
         save_file(contiguous, path, {"format": "pt"})
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} could not be written: {error}") from error
+        needed, free = sum(tensor.nbytes for tensor in contiguous.values()), shutil.disk_usage(path.parent).free
+        said = f"{path.name} could not be written: {error}; it needs {needed:,} bytes and the disk has {free:,} free"
+        raise CheckpointError(said) from error
     path.chmod(path.parent.stat().st_mode & 0o666)  # save_file leaves it private; the folder obeyed the umask
     _flush(path)
 
@@ -346,7 +348,8 @@ def load_tensors(
                 differences = _schema_differences(saved, expected)
                 if differences:
                     raise CheckpointError(
-                        f"{path} does not fit, {len(differences)} differences: {'; '.join(differences)}"
+                        f"{path} does not fit, {len(differences)} differences: {'; '.join(differences)}. Nothing was "
+                        "loaded: it is of another model, or of other settings than its config.json says"
                     )
             some, whole = rows or {}, slice(None)
             return {name: part[some.get(name, whole)] if saved[name][1] else part[...] for name, part in parts.items()}
@@ -419,7 +422,9 @@ def _manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {version!r}; this version reads format {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path} has format {version!r}; this version reads format {FORMAT_VERSION}: take the magi that wrote it"
+        )
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(
         FILE_NAME.fullmatch(name) and isinstance(entry, dict) and isinstance(entry.get("size"), int)

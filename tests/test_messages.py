@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from magi import checkpoint
 from magi.cli.runs import no_room
@@ -74,6 +75,22 @@ def no_room_for_a_checkpoint(folder: Path) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _path: usage(10**6, 999_000, 1_000))
         return error_of(lambda: run(folder / "run"), checkpoint.CheckpointError)
+
+
+def no_room_in_the_middle(folder: Path) -> str:
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        return error_of(lambda: run(folder / "run"), checkpoint.CheckpointError)
+
+
+def a_later_format(folder: Path) -> str:
+    checkpoint.save(folder / "run", {}, {})
+    manifest = folder / "run" / checkpoint.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 9'))
+    return error_of(lambda: checkpoint.verify(folder / "run"), checkpoint.CheckpointError)
 
 
 def overwritten(folder: Path) -> str:
@@ -196,6 +213,15 @@ CASES: list[tuple[Provoke, tuple[str, ...]]] = [
             "run",
         ),
     ),
+    (
+        no_room_in_the_middle,
+        (
+            r"/run/step-00000003 could not be written: model.safetensors could not be written: No space left",
+            r"it needs [\d,]{5,} bytes and the disk has [\d,]+ free",
+            "The checkpoint before it is none, untouched; put that right and run the same command again",
+        ),
+    ),
+    (a_later_format, (r"/run/MANIFEST.json has format 9; this version reads format 1: take the magi that wrote it",)),
     (overwritten, (r"/there already exists and is never overwritten", "delete it or save elsewhere")),
     (not_finite, (r"/run: loss nan, gradient norm nan", "at step 5", "weights were", "--train.optim.lr")),
     (two_writers, (r"/run", "PID", "stop|wait|another folder|other folder")),
@@ -219,6 +245,7 @@ CASES: list[tuple[Provoke, tuple[str, ...]]] = [
             r"/run/model.safetensors does not fit, 2 differences",
             r"shape \(2, 3\), expected \(3, 2\)",
             "bias is missing",
+            "Nothing was loaded: it is of another model, or of other settings than its config.json says",
         ),
     ),
 ]
