@@ -457,15 +457,20 @@ def a_gradient(rank: int, _told: Told) -> None:
 
 
 @pytest.mark.parametrize(
-    ("poison", "named"), [(a_clip, {1: [22, 23]}), (a_gradient, {0: [20, 21], 1: [22, 23]})], ids=["clip", "gradient"]
+    ("poison", "reduction", "named"),
+    [
+        pytest.param(a_clip, "fast", {1: [22, 23]}, id="clip"),
+        pytest.param(a_gradient, "fast", {0: [20, 21], 1: [22, 23]}, id="gradient"),
+        pytest.param(a_clip, "tree", {0: [20, 21], 1: [22, 23]}, id="clip in a tree"),
+    ],
 )
 def test_a_number_that_is_none_on_one_process(
-    poison: Callable[[int, Told], None], named: dict[int, list[int]], tmp_path: Path
+    poison: Callable[[int, Told], None], reduction: str, named: dict[int, list[int]], tmp_path: Path
 ) -> None:
     """Both stop at that step, before any weight is touched. If a loss tells whose clips it was, these alone are named;
-    the gradient is that of all. Without it the run goes on."""
+    a gradient is that of all, and so is a loss that is summed in a tree. Without it the run goes on."""
     out = tmp_path / "run"
-    ways = ["--train.reduction", "fast", "--train.workers", "0"]
+    ways = ["--train.reduction", reduction, "--train.workers", "0"]
     for code, said in [rank.ended() for rank in start_ranks(out, *ways, patch=poison)]:
         assert code == 2 and "at step 5; stopped before the weights were touched. nonfinite-step-*.json names" in said
     assert {path.name for path in toy.steps_of(out)} <= {"step-00000004"}
