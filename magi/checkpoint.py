@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -112,7 +112,10 @@ def write_part(
     for name, text in texts.items():
         _write_text(temporary / name, text)
     files = {name: _fingerprint(temporary / name) for name in (*stems.values(), *texts)}
-    (temporary / PART.format(part)).write_text(json.dumps(files), encoding="utf-8")  # gone before the rename
+    note = temporary / PART.format(part)
+    draft = note.with_suffix(".draft")
+    draft.write_text(json.dumps(files), encoding="utf-8")
+    os.replace(draft, note)  # whole or not there; not flushed, for it is gone before the checkpoint has its name
 
 
 def commit(temporary: Path, directory: Path, *, parts: int = 1) -> None:
@@ -230,11 +233,14 @@ def verify(directory: Path, *, sizes_only: bool = False) -> None:
     problems += [f"{name} is not in the manifest" for name in sorted(present - expected.keys())]
     for name in sorted(expected.keys() & present):
         wanted = expected[name]
-        size = (directory / name).stat().st_size
-        if size != wanted["size"]:
-            problems.append(f"{name} has {size:,} bytes instead of {wanted['size']:,}")
-        elif not sizes_only and _fingerprint(directory / name) != wanted:
-            problems.append(f"{name} has the right size and another SHA-256")
+        try:
+            size = (directory / name).stat().st_size
+            if size != wanted["size"]:
+                problems.append(f"{name} has {size:,} bytes instead of {wanted['size']:,}")
+            elif not sizes_only and _fingerprint(directory / name) != wanted:
+                problems.append(f"{name} has the right size and another SHA-256")
+        except OSError as error:
+            problems.append(f"{name} cannot be read: {error.strerror}")
     if problems:
         raise CheckpointError(f"{directory}: {'; '.join(problems)}")
 
@@ -290,8 +296,9 @@ def newest_valid(run_dir: Path) -> Path | None:
     return None
 
 
-def prune(run_dir: Path, keep: int) -> list[Path]:
-    """Delete all but the newest `keep` valid checkpoints of `run_dir`; return what was deleted.
+def prune(run_dir: Path, keep: int, *, known: Collection[str] = ()) -> list[Path]:
+    """Delete all but the newest `keep` valid checkpoints of `run_dir`; return what was deleted. Those whose names are
+    `known` are taken to be valid without being read again.
 
     A damaged checkpoint neither counts nor goes: it is evidence, and may be all that is left of a step.
     """
@@ -300,11 +307,11 @@ def prune(run_dir: Path, keep: int) -> list[Path]:
     found = steps(run_dir)
     if len(found) <= keep:
         return []  # nothing can go: spare the reading
-    deleted = [directory for directory in found if _is_valid(directory)][keep:]
+    deleted = [directory for directory in found if directory.name in known or _is_valid(directory)][keep:]
     for directory in deleted:
         trash = directory.with_name(f"{TRASH}{directory.name}-{uuid.uuid4().hex[:12]}")
         os.rename(directory, trash)  # at once: half a deleted checkpoint must not look like a damaged one
-        shutil.rmtree(trash)
+        shutil.rmtree(trash, ignore_errors=True)  # what somebody is still reading goes with the next sweep
     return deleted
 
 
@@ -312,7 +319,10 @@ def sweep(run_dir: Path) -> None:
     """Delete what interrupted saves and prunes left in `run_dir`. Only for a run's single writer, before it writes."""
     for pattern in (f"{TEMPORARY}*", f"{TRASH}*"):
         for path in Path(run_dir).glob(pattern):
-            shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def load_tensors(
@@ -418,7 +428,7 @@ def _manifest_files(directory: Path) -> dict[str, dict[str, Any]]:
         raise CheckpointError(f"{directory}: {MANIFEST} is missing")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of the JSON, of the UTF-8, of lists in lists without end
+    except (ValueError, RecursionError, OSError) as error:  # JSON, UTF-8, lists in lists without end, the disk
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:

@@ -282,7 +282,7 @@ def test_a_crash_in_prune_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch:
     """The name goes at once, by a rename, and the bytes after it."""
     write(tmp_path, 1), write(tmp_path, 2)
 
-    def crash(_path: Path) -> None:
+    def crash(_path: Path, **_: object) -> None:
         raise Crash
 
     monkeypatch.setattr(shutil, "rmtree", crash)

@@ -90,8 +90,8 @@ def test_what_is_not_written_is_not_announced(
     saver.begin(state)
     saver.finish()
 
-    def full(*_: Any, **__: Any) -> None:
-        (tmp_path / ".tmp-step-00000002").mkdir()
+    def full(temporary: Path, *_: Any, **__: Any) -> None:
+        temporary.mkdir()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_part", full)

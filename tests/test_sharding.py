@@ -20,9 +20,9 @@ from magi.training.sharding import Sharding, blank_copy, mesh_of, rows_of
 from tests.test_parts import free_port
 from tests.toy_runs import MODEL, RUN, Crash, crash, metrics, run, score
 
-PARTS = replace(RUN, parts=4, batch_size=8, total_samples=80, checkpoint_every=24, evaluate_every=40)
+PARTS = replace(RUN, parts=8, batch_size=8, total_samples=80, checkpoint_every=24, evaluate_every=40)
 WET = replace(MODEL, dropout=0.1)
-"""Ten steps of four parts, with dropout."""
+"""Ten steps of eight parts, with dropout."""
 
 
 def take_part(rank: int, port: int, size: int, machines: int, folder: str, sharding: Sharding, at: int) -> None:
@@ -124,6 +124,8 @@ def test_each_process_writes_a_share(tmp_path: Path) -> None:
     in_processes(tmp_path, 2, "full", at=48)
     step = checkpoint.steps(tmp_path)[0]
     sizes = {path.name: path.stat().st_size for path in step.glob("*.safetensors")}
+    halves = [sizes[f"model-{number:05d}-of-00002.safetensors"] for number in (0, 1)]
+    assert max(halves) < 2 * min(halves)
     assert sorted(sizes) == [f"{s}-{n:05d}-of-00002.safetensors" for s in ("ema", "model", "optimizer") for n in (0, 1)]
     whole = {name: tuple(v.shape) for name, v in checkpoint.load_tensors(step, "model", None).items()}
     assert whole == {name: tuple(v.shape) for name, v in Magi(WET).state_dict().items()}

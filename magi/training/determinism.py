@@ -1,8 +1,9 @@
 """How far the bits of a training can be relied upon, by name. Said when a run starts, and kept with its checkpoints.
 
-D0 nothing; D1 the same command on the same machine; D2 also when it was stopped or killed and resumed; D3 also on any
-number of loading workers and training processes; D4, of sampling, at any batch size (`SampleConfig.deterministic`); D5
-other hardware or other versions of torch, which nobody promises. docs/scaling.md says which test shows which.
+D0 nothing; D1 the same command on the same machine, with as many threads; D2 also when it was stopped or killed and
+resumed; D3 also on any number of loading workers and training processes; D4, of sampling, at any batch size
+(`SampleConfig.deterministic`); D5 other hardware or other versions of torch, which nobody promises. docs/scaling.md
+says which test shows which.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ Level = Literal["D0", "D2", "D3"]
 
 MEANING: dict[Level, str] = {
     "D0": "the bits of this training differ from run to run; --train.deterministic makes them the same",
-    "D2": "the same command gives the same bits, resumed or not; another number of processes others, by rounding",
-    "D3": "the same bits, resumed or not, on any number of processes and workers",
+    "D2": "the same command on as many threads gives the same bits, resumed or not; on more or fewer processes others",
+    "D3": "the same bits, resumed or not, on any number of processes and workers that have as many threads each",
 }
 
 

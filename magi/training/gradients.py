@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from magi.distributed import Distributed
@@ -51,7 +52,7 @@ def fast_gradient(
 ) -> Callable[[Iterable[Inputs]], Losses]:
     """From this process's parts to their mean losses; the mean gradient over all processes is at the parameters.
 
-    A sharded model averages after every part, so that no process ever has a whole gradient.
+    A sharded model sums rows after every part, so that no process ever has a whole gradient.
     """
     wrapped = DistributedDataParallel(model) if distributed.world_size > 1 and not sharded else model
 
@@ -60,6 +61,8 @@ def fast_gradient(
         for number, inputs in enumerate(parts, start=1):
             if number == 1:
                 model.zero_grad(set_to_none=True)
+            if isinstance(wrapped, FSDPModule):  # rows inside a machine after every part, machines once
+                wrapped.set_requires_all_reduce(number == own_parts)
             with _alone(wrapped) if number < own_parts else nullcontext():
                 losses = loss_of(wrapped, inputs)
                 (losses["loss"] / own_parts if own_parts > 1 else losses["loss"]).backward()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -37,6 +38,11 @@ class MetricsLog:
     def nbytes(self) -> int:
         """Bytes written so far."""
         return self._file.tell()
+
+    def sync(self) -> int:
+        """Wait until all that was written is on the disk; how many bytes these are."""
+        os.fsync(self._file.fileno())
+        return self.nbytes
 
     def write(self, record: Mapping[str, float | int | str]) -> None:
         """Append one record; numbers also go to TensorBoard against samples seen."""

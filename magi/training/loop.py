@@ -124,7 +124,8 @@ def stop_requests() -> Iterator[Callable[[], int]]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        for each in previous:
+            signal.signal(each, signal.SIG_DFL)
 
     for number in previous:
         signal.signal(number, note)
@@ -186,7 +187,9 @@ def _train(
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.deterministic:
         make_deterministic()
-    level = level_of(distributed.device, deterministic=config.deterministic, tree=config.reduction == "tree")
+    level = level_of(
+        distributed.device, deterministic=config.deterministic, tree=config.reduction == "tree" and bool(config.parts)
+    )
     distributed.print_once(f"determinism {level}: {MEANING[level]}")
     model, ema = placed(model, config, distributed)
     state = TrainingState(model, ema, build_optimizer(model, config.optim))
@@ -227,12 +230,12 @@ def _train(
                 report(log, state, means, float(norm), rate, config)
             if evaluate is not None and (due(state.samples, config.batch_size, config.evaluate_every) or last):
                 judge(log, state.samples, dict(evaluate(state.samples, ema.whole())))
-            stop, writing = distributed.each_any(bool(stop_asked()), saver.is_writing)
+            stop, writing, failed = distributed.each_any(bool(stop_asked()), saver.is_writing, saver.has_failed)
             if not writing:
-                announce(saver.commit())
+                announce(saver.commit(failed=failed))
             if due(state.samples, config.batch_size, config.checkpoint_every) or last or stop:
                 if log is not None:
-                    state.log_bytes = log.nbytes
+                    state.log_bytes = log.sync()
                 announce(saver.begin(state))
             if last or stop:
                 announce(saver.finish())
@@ -337,7 +340,8 @@ def refuse_non_finite(
     """Stop every process before the optimizer if any of them met a loss or gradient that is not finite.
 
     Raises:
-        NonFiniteError: naming the step; the samples of each process that met it are in `nonfinite-step-N-rank-R.json`.
+        NonFiniteError: naming the step; the samples of each process that met it are in `nonfinite-step-N-rank-R.json`;
+            of every process where losses are summed in a tree, which knows but their sum.
     """
     loss = loss.detach()
     own_loss_is_bad = not bool(torch.isfinite(loss))

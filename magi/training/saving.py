@@ -7,6 +7,7 @@ later step: what is announced is durable.
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
 import uuid
@@ -23,6 +24,7 @@ from magi import checkpoint
 from magi.checkpoint import CheckpointError
 from magi.distributed import Distributed
 from magi.training.determinism import Level
+from magi.training.log import announce
 from magi.training.state import TrainingState
 
 
@@ -56,20 +58,28 @@ class Saver:
         self.run_dir, self.config, self.distributed, self.keep = run_dir, config, distributed, keep
         self.level = level
         self._pending: Pending | None = None
+        self._known: set[str] = set()  # checkpoints that this run has written: they need not be read again
 
     @property
     def is_writing(self) -> bool:
         """Whether this process has something that is not yet on the disk."""
         return self._pending is not None and self._pending.thread is not None and self._pending.thread.is_alive()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether this process could not write its part."""
+        return self._pending is not None and self._pending.error is not None
+
     def begin(self, state: TrainingState) -> str | None:
         """Copy the state and begin to write it; at once done if that step was already saved. A checkpoint that is still
         on its way is waited for, since there is never more than one, and announced."""
         message = self.finish()
         directory = checkpoint.step_directory(self.run_dir, state.step)
-        if self.distributed.from_first(int(self.distributed.is_first and already_there(directory))):
+        is_there = self.distributed.is_first and already_there(directory)
+        attempt = self.distributed.from_first(-1 if is_there else secrets.randbelow(1 << 32))
+        if attempt < 0:
             return message
-        temporary = self.run_dir / f"{checkpoint.TEMPORARY}{directory.name}"
+        temporary = self.run_dir / f"{checkpoint.TEMPORARY}{directory.name}-{attempt:08x}"
         parts = state.parts(self.distributed.world_size)
         own = state.own_part(self.distributed.rank, self.distributed.world_size)
         position = {**state.position, "processes": self.distributed.world_size, "determinism": self.level}
@@ -91,8 +101,11 @@ class Saver:
         except Exception as error:
             pending.error = error  # for the training to raise
 
-    def commit(self) -> str | None:
+    def commit(self, *, failed: bool = False) -> str | None:
         """Give the checkpoint that all processes have written its name, and delete those that are too many.
+
+        Args:
+            failed: whether any process could not write its part; all of them know, and raise.
 
         Returns:
             What to announce, in the first process; None if there is nothing to commit.
@@ -103,17 +116,17 @@ class Saver:
         pending, self._pending = self._pending, None
         if pending is None:
             return None
-        if pending.error is not None:
-            shutil.rmtree(pending.temporary, ignore_errors=True)  # what is there of it may be what fills the disk
-            whole = [path.name for path in checkpoint.steps(self.run_dir)[:1]]
-            raise CheckpointError(
-                f"{pending.directory} could not be written: {pending.error}. The checkpoint before it is "
-                f"{whole[0] if whole else 'none'}, untouched; put that right and run the same command again"
-            ) from pending.error
+        if failed or pending.error is not None:
+            raise self._not_written(pending) from pending.error
         if not self.distributed.is_first:
             return None
-        checkpoint.commit(pending.temporary, pending.directory, parts=pending.parts)
-        checkpoint.prune(self.run_dir, self.keep)
+        try:
+            checkpoint.commit(pending.temporary, pending.directory, parts=pending.parts)
+        except OSError as error:
+            pending.error = error
+            raise self._not_written(pending) from error
+        self._known.add(pending.directory.name)
+        checkpoint.prune(self.run_dir, self.keep, known=self._known)
         return f"saved {pending.directory} at {pending.samples:,} samples"
 
     def finish(self) -> str | None:
@@ -122,10 +135,19 @@ class Saver:
             return None
         if self._pending.thread is not None:
             self._pending.thread.join()
-        self.distributed.barrier()
-        message = self.commit()
+        message = self.commit(failed=self.distributed.any(self.has_failed))
         self.distributed.barrier()
         return message
+
+    def _not_written(self, pending: Pending) -> CheckpointError:
+        """What to raise when a checkpoint could not be written; what there is of it goes."""
+        if self.distributed.is_first:
+            shutil.rmtree(pending.temporary, ignore_errors=True)  # it may be what fills the disk
+        before = [path.name for path in checkpoint.steps(self.run_dir)[:1]]
+        return CheckpointError(
+            f"{pending.directory} could not be written: {pending.error or 'another process says why'}. The checkpoint "
+            f"before it is {before[0] if before else 'none'}, untouched; put that right and run the same command again"
+        )
 
     def __enter__(self) -> Saver:
         return self
@@ -134,8 +156,8 @@ class Saver:
         """What was begun is finished, also when the training broke off, if that needs no other process."""
         if self._pending is not None and self._pending.thread is not None:
             self._pending.thread.join()
-            if self.distributed.world_size == 1 and self._pending.error is None:
-                self.commit()
+            if self._pending.parts == 1 and self._pending.error is None:
+                announce(self.commit())
 
 
 def already_there(directory: Path) -> bool:

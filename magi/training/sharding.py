@@ -38,6 +38,8 @@ def mesh_of(sharding: Sharding, distributed: Distributed) -> DeviceMesh:
         return init_device_mesh(distributed.device.type, (world,))
     if world % local:
         raise ValueError(f"sharding hybrid needs as many processes on every machine; {world} are not {local} on each")
+    if distributed.any(distributed.from_first(local) != local):
+        raise ValueError(f"sharding hybrid needs as many processes on every machine; this one has {local}, others not")
     return init_device_mesh(distributed.device.type, (world // local, local), mesh_dim_names=("machines", "inside"))
 
 

@@ -20,6 +20,8 @@ from magi.checkpoint import CheckpointError
 from magi.training.ema import Ema
 from magi.training.sharding import held, like, rows_of, whole
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
+
 
 @dataclass
 class TrainingState:
@@ -48,18 +50,20 @@ class TrainingState:
 
     def own_part(self, rank: int, processes: int) -> dict[str, dict[str, Tensor]]:
         """What this process is to write: copies, on the CPU, of whole tensors by file stem and name. Where parameters
-        are cut all processes must ask at the same time, and each gets every so many tensors."""
+        are cut all processes must ask at the same time, and each gets about as many bytes."""
         states = {"model": self.model.state_dict(), "ema": self.ema.model.state_dict(), "optimizer": self._moments()}
-        parts, number = self.parts(processes), 0
+        parts = self.parts(processes)
+        taken = [0] * parts  # bytes of each process
         own: dict[str, dict[str, Tensor]] = {}
         for stem, state in states.items():
             kept: dict[str, Tensor] = {}
             for name, tensor in state.items():
                 if parts > 1:
                     tensor = whole(tensor)
-                if number % parts == rank:
+                owner = taken.index(min(taken))
+                taken[owner] += tensor.nbytes
+                if owner == rank:
                     kept[name] = tensor.detach().to("cpu", copy=True)
-                number += 1
             if rank < parts:
                 own[checkpoint.part_stem(stem, rank, parts) if parts > 1 else stem] = kept
         return own
@@ -85,6 +89,7 @@ class TrainingState:
         model = loaded(directory, "model", self.model.state_dict())
         ema = loaded(directory, "ema", self.ema.model.state_dict())
         moments = checkpoint.load_tensors(directory, "optimizer", None, rows=own)
+        self._check_moments(moments)
         self.model.load_state_dict(model)
         self.ema.model.load_state_dict(ema)
         self._set_moments(moments)
@@ -98,18 +103,20 @@ class TrainingState:
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
 
-    def _set_moments(self, moments: Mapping[str, Tensor]) -> None:
+    def _check_moments(self, moments: Mapping[str, Tensor]) -> None:
+        if not moments:
+            return  # saved before the first step
         for name, parameter in self.model.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            found = {key: moments[f"{key}.{name}"] for key in keys if f"{key}.{name}" in moments}
-            if not found and not moments:
-                continue  # saved before the first step
-            for key in keys:
+            for key in MOMENTS:
                 expected = torch.Size([]) if key == "step" else held(parameter).shape
-                if key not in found or found[key].shape != expected:
+                if f"{key}.{name}" not in moments or moments[f"{key}.{name}"].shape != expected:
                     raise CheckpointError(
                         f"optimizer.safetensors: {key}.{name} is missing or not of shape {tuple(expected)}"
                     )
+
+    def _set_moments(self, moments: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters() if moments else ():
+            found = {key: moments[f"{key}.{name}"] for key in MOMENTS}
             # Adam's step counter stays on the CPU, as torch keeps it, unless one kernel does all
             counted = parameter.device if self.optimizer.defaults["fused"] else torch.device("cpu")
             self.optimizer.state[parameter] = {
