@@ -158,6 +158,7 @@ def show_rows(rank: int, port: int, size: int) -> None:
             whole = module.weight.detach().clone()
             fully_shard(module, mesh=mesh_of("full", here))
             assert torch.equal(module.weight.to_local(), whole[rows_of(module.weight)])
+        here.barrier()  # who is done first must not leave while others still join
 
 
 def test_rows_are_those_that_torch_keeps() -> None:

@@ -99,7 +99,7 @@ def _in_place() -> None:
     write, commit = checkpoint.write_part, checkpoint.commit
 
     def final(temporary: Path) -> Path:
-        return temporary.with_name(temporary.name.removeprefix(checkpoint.TEMPORARY))
+        return temporary.with_name(temporary.name.removeprefix(checkpoint.TEMPORARY).rpartition("-")[0])
 
     def writes(temporary: Path, *arguments: Any, **options: Any) -> None:
         write(final(temporary), *arguments, **options)

@@ -85,8 +85,9 @@ def told(error: BadVideo) -> str:
     return "too slow" if "takes longer than" in error.reason else "BadVideo"
 
 
-def peak_bytes(process: int | None) -> int:
-    """The most memory a process ever held, with what it shares with its parent; 0 if it is gone or not on Linux."""
+def peak_bytes(process: int | None, *, now: bool = False) -> int:
+    """The most memory a process ever held, or holds now, with what it shares with its parent; 0 if it is gone or not on
+    Linux."""
     status = Path(f"/proc/{process}/status")
     lines = status.read_text().splitlines() if status.is_file() else []
-    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS" if now else "VmHWM"))
