@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from magi.bench import kernels
 from magi.bench.attention import in_two_parts
 from magi.bench.decoding import run_decoding_bench
 from magi.bench.measure import Spread, alternate, count_operations, fitted_exponent
@@ -281,3 +283,14 @@ def test_the_picture_shows_every_way_of_a_batch_size() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == ["4 x 9 ddpm, compiled", "4 x 9 ddpm"]
     with pytest.raises(ValueError, match="no frames of batch 3"):
         draw({"frame": rows}, batch=3)
+
+
+def test_the_profile_of_kernels_is_of_a_mask_step() -> None:
+    """What `python -m magi.bench.kernels` profiles on a GPU, made here: conditions for the tokens revealed after some
+    frames, and a token for each of them."""
+    model = trained_looking(PRESETS["tiny"], dtype=torch.float32)
+    parts = kernels.mask_step(model, 2)
+    with torch.inference_mode():
+        z, tokens = (run() for run in parts.values())
+    assert isinstance(z, Tensor) and z.shape == (2, kernels.REVEALED, model.config.width)
+    assert isinstance(tokens, Tensor) and tokens.shape == (2 * kernels.REVEALED, model.config.token_channels)
