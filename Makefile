@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	$(BIN)/magi demo --out demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
